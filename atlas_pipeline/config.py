@@ -1,0 +1,265 @@
+"""What is learned: the frozen configuration of an experiment, its hash, and the presets.
+
+``Config`` is flat, as its users type it, and made of sections, so that each stage can be keyed by exactly the
+settings that change it. How a run is executed (device, precision, physical batch) is ``Hardware``; where things
+are (paths, credentials) is in neither: that is the environment's.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSettings:
+    """Windows, labels and the fold's split.
+
+    ``horizon`` is in bars. ``volatility_decay`` is the RiskMetrics lambda of the trailing volatility that
+    locations and scales are multiples of (RiskMetrics Technical Document, 4th ed., 1996, sec. 5.3).
+    ``policy_years`` lie between the last label the forecaster is fitted on and the fold's year.
+    ``validation_fraction`` is the newest share of the fitting rows, split off with an embargo of ``horizon`` bars.
+    """
+
+    seq_length: int = 512
+    horizon: int = 1
+    volatility_decay: float = 0.94
+    policy_years: int = 4
+    validation_fraction: float = 0.15
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSettings:
+    """The network."""
+
+    backbone: Literal["patchtst"] = "patchtst"
+    head: Literal["student_t", "gaussian"] = "student_t"
+    patch_length: int = 16
+    stride: int = 16
+    feature_size: int = 8
+    d_model: int = 256
+    n_heads: int = 8
+    n_layers: int = 6
+    ff_dim: int = 1024
+    dropout: float = 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSettings:
+    """Supervised pretraining; the effective batch is ``batch_size * accumulation_steps``."""
+
+    batch_size: int = 64
+    accumulation_steps: int = 8
+    learning_rate: float = 1e-4
+    weight_decay: float = 0.01
+    max_epochs: int = 50
+    warmup_fraction: float = 0.1
+    gradient_clip: float = 0.5
+    ema_decay: float = 0.9999
+    early_stopping_patience: int = 10
+    early_stopping_min_delta: float = 0.001
+    log_sigma_penalty: float = 0.0
+    seed: int = 0
+
+    @property
+    def effective_batch_size(self) -> int:
+        return self.batch_size * self.accumulation_steps
+
+
+@dataclass(frozen=True, kw_only=True)
+class TradingSettings:
+    """The simulator: costs are fractions of the traded notional, the fill is a price of the next bar.
+
+    Positions are whole multiples of equity between ``min_position`` and ``max_position``. The differential
+    Sharpe ratio pays nothing during its first ``sharpe_warmup`` bars.
+    """
+
+    initial_balance: float = 10_000.0
+    commission: float = 1e-4
+    slippage: float = 1e-4
+    fill: Literal["close", "open"] = "close"
+    min_position: int = -1
+    max_position: int = 1
+    sharpe_eta: float = 0.01
+    sharpe_warmup: int = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class PPOSettings:
+    """The policy's optimisation; ``ppo_steps`` counts environment steps."""
+
+    gamma: float = 0.99
+    gae_lambda: float = 0.95
+    ppo_epsilon: float = 0.2
+    value_loss_coef: float = 0.5
+    entropy_coef: float = 0.01
+    ppo_steps: int = 200_000
+    ppo_environments: int = 32
+    ppo_rollout: int = 128
+    ppo_epochs: int = 4
+    ppo_minibatch: int = 1024
+    ppo_learning_rate: float = 3e-4
+    policy_hidden: int = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptationSettings:
+    """LoRA adapters, prioritized replay, the online update and the promotion gate.
+
+    ``gate_minimum_steps`` shadow steps must have passed before the gate decides at all; it promotes where the
+    lower ``gate_confidence`` bound of the candidate's net return over the champion's is above zero.
+    """
+
+    lora_rank: int = 8
+    lora_alpha: int = 16
+    lora_dropout: float = 0.1
+    lora_learning_rate: float = 5e-5
+    online_update_freq: int = 500
+    online_batch_size: int = 256
+    online_epochs: int = 4
+    importance_clip: float = 1.0
+    per_buffer_size: int = 100_000
+    per_alpha: float = 0.6
+    per_beta: float = 0.4
+    per_beta_increment: float = 0.001
+    per_epsilon: float = 1e-6
+    gate_minimum_steps: int = 200
+    gate_confidence: float = 0.9
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExecutionSettings:
+    """Execution defaults of a plain Python user; in the pipeline the ``compute`` resource decides these."""
+
+    use_flash_attention: bool = True
+    use_amp: bool = True
+    gradient_checkpointing: bool = True
+
+
+Section = type[
+    DataSettings | ModelSettings | TrainingSettings | TradingSettings | PPOSettings | AdaptationSettings
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(
+    DataSettings,
+    ModelSettings,
+    TrainingSettings,
+    TradingSettings,
+    PPOSettings,
+    AdaptationSettings,
+    ExecutionSettings,
+):
+    """Everything that decides what is learned, in one frozen object; change it with ``dataclasses.replace``.
+
+    Raises
+    ------
+    ValueError
+        Naming the field, its value and the remedy, where a value cannot work.
+    """
+
+    def __post_init__(self) -> None:
+        def require(condition: bool, field: str, remedy: str) -> None:
+            if not condition:
+                raise ValueError(f"Config.{field}={getattr(self, field)!r}: {remedy}")
+
+        require(self.horizon >= 1, "horizon", "a label needs at least one future bar; use 1 or more")
+        require(0 < self.stride <= self.patch_length, "stride", "use 1 to patch_length")
+        require(
+            self.seq_length >= self.patch_length and (self.seq_length - self.patch_length) % self.stride == 0,
+            "seq_length",
+            f"must be patch_length ({self.patch_length}) plus a multiple of stride ({self.stride})",
+        )
+        require(self.d_model % self.n_heads == 0, "d_model", f"must be divisible by n_heads ({self.n_heads})")
+        for name in ("batch_size", "accumulation_steps", "max_epochs", "n_layers", "lora_rank", "feature_size",
+                     "online_update_freq", "online_batch_size", "ppo_steps", "ppo_environments", "ppo_rollout"):
+            require(getattr(self, name) >= 1, name, "use 1 or more")
+        for name in ("volatility_decay", "validation_fraction", "gamma", "gae_lambda", "sharpe_eta", "gate_confidence"):
+            require(0 < getattr(self, name) < 1, name, "use a number between 0 and 1")
+        for name in ("dropout", "lora_dropout", "commission", "slippage", "ema_decay"):
+            require(0 <= getattr(self, name) < 1, name, "use a number from 0 up to, not including, 1")
+        require(self.min_position <= 0 < self.max_position, "min_position", "bounds must enclose the flat position 0")
+
+    def digest(self, *sections: Section) -> str:
+        """SHA-256 (first 16 hex digits) over the fields of the sections given, or over all of what is learned."""
+        chosen = sections or LEARNED
+        names = sorted({f.name for section in chosen for f in dataclasses.fields(section)})
+        return digest_of({name: getattr(self, name) for name in names})
+
+
+LEARNED: tuple[Section, ...] = (
+    DataSettings,
+    ModelSettings,
+    TrainingSettings,
+    TradingSettings,
+    PPOSettings,
+    AdaptationSettings,
+)
+
+
+def digest_of(value: Any) -> str:
+    """First 16 hex digits of the SHA-256 of a JSON-serializable value, independent of key order."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hardware:
+    """How a run is executed; changing it never changes the model, and never the effective batch.
+
+    ``batch_size`` is the physical batch on the device (``"auto"`` measures it); ``threads=0`` leaves torch's choice.
+    """
+
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    gradient_checkpointing: bool = False
+    compile: bool = False
+    batch_size: int | Literal["auto"] = 64
+    deterministic: bool = False
+    threads: int = 0
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml")))
+        raise FileNotFoundError(f"no configuration {path.name!r} in {path.parent}; there are: {known}")
+    content = yaml.safe_load(path.read_text()) or {}
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: expected a mapping of settings, found {type(content).__name__}")
+    return content
+
+
+def load_config(name: str | Path, **overrides: Any) -> Config:
+    """The experiment or use preset of this name in ``configs/`` (or at this path), with overrides on top.
+
+    Raises
+    ------
+    FileNotFoundError
+        Where there is none of this name; the message lists those there are.
+    ValueError
+        Where a setting is unknown or cannot work.
+    """
+    path = Path(name) if str(name).endswith(".yaml") else CONFIGS / "experiments" / f"{name}.yaml"
+    settings = {**_read(path), **overrides}
+    unknown = sorted(settings.keys() - {f.name for f in dataclasses.fields(Config)})
+    if unknown:
+        raise ValueError(f"{path}: unknown settings {unknown}; see atlas_pipeline.config.Config for the known ones")
+    return Config(**settings)
+
+
+def hardware_preset(name: str) -> Hardware:
+    """The hardware preset of this name in ``configs/hardware/``: cpu, rtx4050, rtx4060ti, rtx4090, a100, h200."""
+    return Hardware(**_read(CONFIGS / "hardware" / f"{name}.yaml"))
+
+
+def hardware_presets() -> list[str]:
+    """Names of all hardware presets, sorted."""
+    return sorted(path.stem for path in (CONFIGS / "hardware").glob("*.yaml"))
