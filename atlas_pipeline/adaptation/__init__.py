@@ -1,1 +1,1 @@
-"""The agent in operation: trading on paper, replay, LoRA adapters, the online update and the promotion gate."""
+"""The agent in operation: paper trading, replay, LoRA adapters, the online update and the promotion gate."""

@@ -1,7 +1,7 @@
 """Proportional prioritized experience replay on a sum tree and a minimum tree.
 
-What is stored is the caller's: named rows of numpy arrays. Advantages, losses and the decision when to learn are
-in ``online_update``. Source: Schaul, Quan, Antonoglou, Silver, "Prioritized Experience Replay", ICLR 2016.
+What is stored is the caller's: named rows of numpy arrays. Advantages, losses and the decision when to learn
+are in ``online_update``. Source: Schaul, Quan, Antonoglou, Silver, "Prioritized Experience Replay", 2016.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def _find(sums: np.ndarray, masses: np.ndarray, last: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class ReplaySample:
-    """What was drawn: ``indices`` int64 [n], ``weights`` float64 [n], at most 1, ``experience`` name -> [n, ...]."""
+    """A draw: ``indices`` int64 [n], ``weights`` float64 [n] up to 1, ``experience`` name -> [n, ...]."""
 
     indices: np.ndarray
     weights: np.ndarray
@@ -65,9 +65,9 @@ class PrioritizedReplayBuffer:
     """A ring of experiences, drawn in proportion to ``(|td_error| + epsilon) ** alpha``.
 
     Priorities are equation (1) of Schaul et al. (2016) in its proportional variant (section 3.3); importance
-    weights are ``(N * P(i)) ** -beta / max(w)`` (section 3.4), the maximum taken over the whole buffer, so that
-    an experience's weight does not depend on what it was drawn with. ``beta`` rises by ``beta_increment`` at every
-    draw, up to 1.
+    weights are ``(N * P(i)) ** -beta / max(w)`` (section 3.4), the maximum taken over the whole buffer, so
+    that a weight does not depend on what else was drawn. ``beta`` rises by ``beta_increment`` at every draw,
+    up to 1.
 
     Parameters
     ----------
@@ -180,7 +180,7 @@ class PrioritizedReplayBuffer:
         return places
 
     def sample(self, batch_size: int, generator: np.random.Generator) -> ReplaySample:
-        """Draw with replacement, one from each of ``batch_size`` equal strata of the mass, and raise ``beta``.
+        """Draw with replacement, one from each of ``batch_size`` equal strata of the mass; raise ``beta``.
 
         Strata: Schaul et al., appendix B.2.1. The same generator state gives the same draw.
 
