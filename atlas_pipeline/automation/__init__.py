@@ -1,0 +1,1 @@
+"""What runs when: jobs, schedules and sensors. What they run lives in ``assets``."""

@@ -1,0 +1,34 @@
+"""Which experiment a run learns: chosen in the launchpad, the same for every asset of a fold."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import dagster as dg
+from pydantic import Field
+
+from atlas_pipeline.config import Config, load_config
+
+DEFAULT_EXPERIMENT = "daily_indices"
+
+
+class Experiment(dg.Config):
+    """The experiment's name in configs/experiments and what is to differ from it."""
+
+    experiment: str = Field(default=DEFAULT_EXPERIMENT, description="Name of a file in configs/experiments.")
+    overrides: dict[str, Any] = Field(
+        default_factory=dict, description="Settings that differ from the file, such as {max_epochs: 1}."
+    )
+
+    def load(self) -> Config:
+        """Return the frozen configuration.
+
+        Raises
+        ------
+        dagster.Failure
+            Where the experiment or a setting is unknown or cannot work; retrying cannot mend it.
+        """
+        try:
+            return load_config(self.experiment, **self.overrides)
+        except (FileNotFoundError, ValueError) as error:
+            raise dg.Failure(str(error), allow_retries=False) from error

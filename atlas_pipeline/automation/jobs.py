@@ -1,0 +1,65 @@
+"""Jobs: which assets are materialized together, and the maintenance of the lake."""
+
+from __future__ import annotations
+
+import dagster as dg
+
+from assets.partitions import ADAPTER_STEPS, FOLDS, MONTHS, YEARS
+from resources.tracking import Tracking
+from resources.warehouse import Warehouse
+
+ingest = dg.define_asset_job(
+    "ingest",
+    selection=["bars", "features"],
+    partitions_def=MONTHS,
+    executor_def=dg.in_process_executor,
+    description="Ingest months of bars, validate them and compute their features.",
+)
+
+build_panels = dg.define_asset_job(
+    "build_panels",
+    selection=["panel"],
+    partitions_def=YEARS,
+    executor_def=dg.in_process_executor,
+    description="Lay out each year's features as the contiguous file that models read.",
+)
+
+train_fold = dg.define_asset_job(
+    "train_fold",
+    selection=["forecaster", "forecasts", "embeddings", "policy", "backtest"],
+    partitions_def=FOLDS,
+    executor_def=dg.in_process_executor,
+    description="Pretrain the forecaster, train the policy on its embeddings, judge both out of sample.",
+)
+
+trade_on_paper = dg.define_asset_job(
+    "trade_on_paper",
+    selection=["bars", "features", "paper_ledger", "champion"],
+    partitions_def=MONTHS,
+    executor_def=dg.in_process_executor,
+    description="Ingest up to the project's clock, trade every new bar on paper, let the gate judge what waits.",
+)
+
+adapt = dg.define_asset_job(
+    "adapt",
+    selection=["lora_adapter", "champion"],
+    partitions_def=ADAPTER_STEPS,
+    executor_def=dg.in_process_executor,
+    description="Make the adapter that is due from the ledger's experience and enter it as challenger.",
+)
+
+
+@dg.op(pool="lake", description="Compact small files and expire snapshots that no model, adapter or ledger names.")
+def compact_lake(context: dg.OpExecutionContext, warehouse: Warehouse, tracking: Tracking) -> None:
+    """Compact the lake, keeping every snapshot that a registered model names."""
+    outcome = warehouse.compact(keep=tracking.named_snapshots())
+    context.log.info(f"compacted: {outcome}")
+
+
+@dg.job(executor_def=dg.in_process_executor, description="Compaction, expiry and orphan clean-up of the lake.")
+def maintain_lake() -> None:
+    """Run the lake's maintenance."""
+    compact_lake()
+
+
+JOBS = [ingest, build_panels, train_fold, trade_on_paper, adapt, maintain_lake]

@@ -1,0 +1,75 @@
+"""Schedules: they ask the project's clock, never the wall clock, which month it is."""
+
+from __future__ import annotations
+
+import dagster as dg
+
+from assets.partitions import MARKET, MONTHS
+from atlas_pipeline.automation.jobs import ingest, maintain_lake, trade_on_paper
+from resources.market import Market
+
+_UNFINISHED = [
+    dg.DagsterRunStatus.QUEUED,
+    dg.DagsterRunStatus.NOT_STARTED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+]
+AFTER_THE_CLOSE = "30 17 * * 1-5"
+EVERY_MINUTE = "* * * * *"
+NEW_YORK = "America/New_York"
+
+
+@dg.schedule(
+    job=ingest,
+    cron_schedule=AFTER_THE_CLOSE,
+    execution_timezone=NEW_YORK,
+    description="After the close: ingest the current month by the project's clock and refresh its features.",
+)
+def ingest_after_close(
+    context: dg.ScheduleEvaluationContext, market: Market
+) -> dg.RunRequest | dg.SkipReason:
+    """Request the month that the project's clock stands in."""
+    month = market.now().strftime("%Y-%m")
+    if not MONTHS.has_partition_key(month, dynamic_partitions_store=context.instance):
+        return dg.SkipReason(f"the clock stands in {month}, outside the market's months")
+    return dg.RunRequest(partition_key=month)
+
+
+@dg.schedule(
+    job=trade_on_paper,
+    cron_schedule=EVERY_MINUTE if MARKET.replay_start else AFTER_THE_CLOSE,
+    execution_timezone=NEW_YORK,
+    description="Move the replay clock by one tick (a live market moves by itself), ingest, and trade on paper.",
+)
+def paper_trading_tick(
+    context: dg.ScheduleEvaluationContext, market: Market
+) -> dg.RunRequest | dg.SkipReason:
+    """Request the tick that is due, unless the last one is still at work.
+
+    The request names the instant the clock is to reach rather than a number of bars, so that a retried run does not
+    move it twice; no run key, so that a failed tick is requested again.
+    """
+    running = context.instance.get_runs(
+        dg.RunsFilter(job_name=trade_on_paper.name, statuses=_UNFINISHED), limit=1
+    )
+    if running:
+        return dg.SkipReason(f"run {running[0].run_id} still trades the last tick")
+    target = market.next_tick()
+    if target is None:
+        return dg.SkipReason(f"the {market.source} source has no bar after {market.now():%Y-%m-%d %H:%M} UTC")
+    return dg.RunRequest(
+        partition_key=target.strftime("%Y-%m"),
+        run_config=dg.RunConfig(ops={"bars": {"config": {"advance_clock_to": target.isoformat()}}}),
+        tags={"atlas/clock": target.isoformat()},
+    )
+
+
+lake_maintenance = dg.ScheduleDefinition(
+    name="lake_maintenance",
+    job=maintain_lake,
+    cron_schedule="0 4 * * 0",
+    execution_timezone=NEW_YORK,
+    description="Sundays: compact the lake and expire snapshots that nothing names.",
+)
+
+SCHEDULES = [ingest_after_close, paper_trading_tick, lake_maintenance]

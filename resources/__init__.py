@@ -1,0 +1,1 @@
+"""Dagster resources: the warehouse, the market, the compute device, experiment tracking and artifacts."""

@@ -1,0 +1,69 @@
+"""The ``compute`` resource: how a run is executed. What is learned is not decided here."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+import dagster as dg
+from pydantic import Field
+
+from atlas_pipeline.config import Hardware, hardware_preset, hardware_presets
+
+
+class Compute(dg.ConfigurableResource):
+    """Device, precision and batching of training and inference: a hardware preset, and what is to differ from it.
+
+    The same experiment runs on any hardware unchanged: the physical batch follows the memory and accumulation keeps
+    the effective batch of the experiment.
+    """
+
+    preset: str = Field(default="cpu", description="Hardware preset in configs/hardware: " + ", ".join(hardware_presets()))
+    device: Literal["auto", "cpu", "cuda", "mps"] | None = Field(
+        default=None, description="Device; `auto` takes the first accelerator there is. Unset: the preset's."
+    )
+    precision: Literal["float32", "bfloat16", "float16"] | None = Field(
+        default=None,
+        description="Automatic mixed precision: the dtype of the forward pass; float32 turns it off, float16 scales the loss.",
+    )
+    gradient_checkpointing: bool | None = Field(
+        default=None, description="Recompute activations in the backward pass: less memory, more time."
+    )
+    compile: bool | None = Field(default=None, description="Compile the model with torch.compile.")
+    batch_size: str | None = Field(
+        default=None, description="Physical batch: a number, or `auto` to measure what fits the device."
+    )
+    deterministic: bool | None = Field(default=None, description="Only deterministic kernels; slower on a GPU.")
+    threads: int | None = Field(default=None, description="CPU threads; 0 leaves the choice to torch.")
+
+    def hardware(self) -> Hardware:
+        """Return the preset with this resource's own settings on top.
+
+        Raises
+        ------
+        FileNotFoundError
+            Where the preset does not exist; the message lists those that do.
+        ValueError
+            Where ``batch_size`` is neither a positive number nor ``auto``.
+        """
+        own = {
+            field.name: getattr(self, field.name)
+            for field in dataclasses.fields(Hardware)
+            if field.name != "batch_size" and getattr(self, field.name) is not None
+        }
+        if self.batch_size is not None:
+            own["batch_size"] = _batch_size(self.batch_size)
+        return dataclasses.replace(hardware_preset(self.preset), **own)
+
+    def accumulation_steps(self, effective_batch_size: int) -> int:
+        """Number of physical batches accumulated into one optimizer step, so that the effective batch is kept."""
+        physical = self.hardware().batch_size
+        return 1 if physical == "auto" else -(-effective_batch_size // physical)
+
+
+def _batch_size(value: str) -> int | Literal["auto"]:
+    if value == "auto":
+        return "auto"
+    if value.isdigit() and int(value) > 0:
+        return int(value)
+    raise ValueError(f"compute.batch_size={value!r}: give a positive number, or auto")
