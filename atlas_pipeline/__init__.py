@@ -1,6 +1,6 @@
-"""Keeps a trading model alive: validated bars, a probabilistic forecaster, a policy and its gated LoRA adapters.
+"""Keeps a trading model alive: validated bars, a probabilistic forecaster, a policy, gated LoRA adapters.
 
-The public names are loaded when they are first used, so that importing the package costs neither torch nor numba.
+The public names are loaded when first used, so that importing the package costs neither torch nor numba.
 """
 
 from __future__ import annotations

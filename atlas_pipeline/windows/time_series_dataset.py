@@ -1,7 +1,7 @@
 """The plain torch dataset of one scaled series: windows of rows and the value that follows them.
 
-For a user with an array of their own. The pipeline reads a ``Panel`` of several symbols through ``index`` instead,
-where missing values, symbols and folds are known.
+For a user with an array of their own. The pipeline reads a ``Panel`` of several symbols through ``index``
+instead, where missing values, symbols and folds are known.
 """
 
 from __future__ import annotations
