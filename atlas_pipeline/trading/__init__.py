@@ -1,0 +1,1 @@
+"""Trading: simulator, rewards, policy optimisation, risk, backtest, statistics."""
