@@ -152,7 +152,8 @@ def judge(
 
     for column, name in enumerate(("champion", "base")):
         if upper[column] < 0:
-            reason = f"earns less a bar than the {name}: {percent} upper bound {upper[column]:.2e} of the difference"
+            bound = f"{percent} upper bound {upper[column]:.2e} of the difference"
+            reason = f"earns less a bar than the {name}: {bound}"
             return GateDecision("refuse", numbers, reason)
     limit = max(DRAWDOWN_RATIO * champion.max_drawdown, champion.max_drawdown + DRAWDOWN_MARGIN)
     if candidate.max_drawdown > limit:
