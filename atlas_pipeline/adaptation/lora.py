@@ -12,23 +12,25 @@ import copy
 import dataclasses
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
-import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from atlas_pipeline.config import AdaptationSettings
+from atlas_pipeline.config import Config
+from atlas_pipeline.training.checkpoint import (
+    CorruptCheckpointError,
+    read_tensors,
+    tensors_digest,
+    write_tensors,
+)
 
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj")
-# All metadata is one entry: safetensors does not keep an order among several, and equal adapters are equal
-# files.
-METADATA_ENTRY = "adapter"
+_REMEDY = "materialize the lora_adapter of that step again"
 Network = TypeVar("Network", bound=nn.Module)
 
 
@@ -36,8 +38,8 @@ class AdapterBaseMismatchError(RuntimeError):
     """An adapter was to be loaded onto another base than the one it was learned on."""
 
 
-class AdapterFileError(RuntimeError):
-    """A file is not an adapter, or not the one that was written."""
+class AdapterShapeError(RuntimeError):
+    """An adapter's matrices do not fit the network or the configuration."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,36 +77,42 @@ class Adapter:
         """Numbers in all matrices."""
         return sum(tensor.numel() for tensor in self.tensors.values())
 
-    @property
+    @cached_property
     def sha256(self) -> str:
         """SHA-256 (hex) over provenance, names, shapes and numbers: the adapter's identity."""
-        digest = hashlib.sha256(json.dumps(self._provenance(), sort_keys=True).encode())
-        for name in sorted(self.tensors):
-            tensor = self.tensors[name].detach().cpu().float().contiguous()
-            digest.update(f"{name}{tuple(tensor.shape)}".encode())
-            digest.update(tensor.numpy().tobytes())
-        return digest.hexdigest()
+        provenance = json.dumps(self.provenance(), sort_keys=True)
+        return hashlib.sha256(f"{provenance} {tensors_digest(self.tensors)}".encode()).hexdigest()
 
-    def _provenance(self) -> dict[str, str | int]:
+    def provenance(self) -> dict[str, str | int]:
+        """All but the tensors, as JSON can hold it."""
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "tensors"}
+
+    def require_base(self, base_sha256: str) -> None:
+        """Refuse another base than the one the adapter was learned on.
+
+        Raises
+        ------
+        AdapterBaseMismatchError
+            Naming both.
+        """
+        if self.base_sha256 != base_sha256:
+            raise AdapterBaseMismatchError(
+                f"adapter {self.sha256[:16]} was learned on base {self.base_sha256[:16]}, not on "
+                f"{base_sha256[:16]}: load the base it names, or start this base with an empty adapter"
+            )
+
+
+def empty_adapter(base_sha256: str, policy_sha256: str, config: Config) -> Adapter:
+    """Make the adapter that every base starts with: the identity."""
+    return Adapter(
+        base_sha256, policy_sha256, config.digest(), rank=config.lora_rank, alpha=config.lora_alpha
+    )
 
 
 def save_adapter(adapter: Adapter, path: Path) -> str:
     """Write one safetensors file, whole or not at all, and return the adapter's ``sha256``."""
-    sha256 = adapter.sha256
-    metadata = {METADATA_ENTRY: json.dumps({**adapter._provenance(), "sha256": sha256}, sort_keys=True)}
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in adapter.tensors.items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            file.write(safetensors.torch.save(tensors, metadata))
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return sha256
+    write_tensors(path, adapter.tensors, {**adapter.provenance(), "sha256": adapter.sha256})
+    return adapter.sha256
 
 
 def load_adapter(path: Path, base_sha256: str) -> Adapter:
@@ -119,29 +127,19 @@ def load_adapter(path: Path, base_sha256: str) -> Adapter:
 
     Raises
     ------
-    AdapterFileError
+    CorruptCheckpointError
         Where the file is missing, damaged or something else; it is named.
     AdapterBaseMismatchError
         Where the adapter was learned on another base.
     """
-    if not path.is_file():
-        raise AdapterFileError(f"adapter {path} is missing: materialize the lora_adapter of that step")
-    damaged = f"adapter {path} is damaged: delete it and materialize the lora_adapter of that step again"
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            about = json.loads((file.metadata() or {})[METADATA_ENTRY])
-            tensors = {name: file.get_tensor(name) for name in sorted(file.keys())}
-        sha256 = about.pop("sha256")
-        adapter = Adapter(**about, tensors=tensors)
-    except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise AdapterFileError(f"{damaged} ({type(error).__name__}: {error})") from error
-    if adapter.sha256 != sha256:
-        raise AdapterFileError(f"{damaged} (its content is not what was written)")
-    if adapter.base_sha256 != base_sha256:
-        raise AdapterBaseMismatchError(
-            f"adapter {path} was learned on base {adapter.base_sha256[:16]}, not on {base_sha256[:16]}: load the "
-            "base it names, or start this base with an empty adapter"
-        )
+    tensors, record = read_tensors(path, _REMEDY)
+    written = record.pop("sha256", None)
+    if record.keys() != Adapter("", "", "").provenance().keys():
+        raise CorruptCheckpointError(f"{path} is not an adapter: {_REMEDY}")
+    adapter = Adapter(**record, tensors=tensors)
+    if adapter.sha256 != written:
+        raise CorruptCheckpointError(f"{path} names another origin than was written to it: {_REMEDY}")
+    adapter.require_base(base_sha256)
     return adapter
 
 
@@ -150,7 +148,7 @@ def merged(backbone: Network, adapter: Adapter) -> Network:
 
     Raises
     ------
-    AdapterFileError
+    AdapterShapeError
         Where the adapter names a module or a shape that the backbone does not have.
     """
     result = copy.deepcopy(backbone)
@@ -161,12 +159,12 @@ def merged(backbone: Network, adapter: Adapter) -> Network:
             down, up = (adapter.tensors.get(f"{name}.lora_{side}.weight") for side in "AB")
             weight = getattr(modules.get(name), "weight", None)
             if down is None or up is None or weight is None or (up.shape[0], down.shape[1]) != weight.shape:
-                raise AdapterFileError(f"the adapter's matrices of {name!r} do not fit the backbone")
+                raise AdapterShapeError(f"the adapter's matrices of {name!r} do not fit the backbone")
             weight += (up @ down).mul_(adapter.alpha / adapter.rank).to(weight)
     return result
 
 
-def attach(backbone: nn.Module, config: AdaptationSettings, adapter: Adapter, seed: int) -> nn.Module:
+def attach(backbone: nn.Module, config: Config, adapter: Adapter, seed: int) -> nn.Module:
     """Copy the backbone with peft's LoRA layers on its attention projections; only these are trainable.
 
     Parameters
@@ -182,7 +180,7 @@ def attach(backbone: nn.Module, config: AdaptationSettings, adapter: Adapter, se
 
     Raises
     ------
-    AdapterFileError
+    AdapterShapeError
         Where the adapter to continue has another rank or alpha, or other modules.
     """
     from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
@@ -198,12 +196,12 @@ def attach(backbone: nn.Module, config: AdaptationSettings, adapter: Adapter, se
         network = inject_adapter_in_model(settings, copy.deepcopy(backbone))
     if adapter.tensors:
         if (adapter.rank, adapter.alpha) != (config.lora_rank, config.lora_alpha):
-            raise AdapterFileError(
+            raise AdapterShapeError(
                 f"the adapter has rank {adapter.rank} and alpha {adapter.alpha}, the configuration "
                 f"{config.lora_rank} and {config.lora_alpha}: start with an empty adapter"
             )
         if adapter.tensors.keys() != extract(network).keys():
-            raise AdapterFileError("the adapter's modules are not this backbone's attention projections")
+            raise AdapterShapeError("the adapter's modules are not this backbone's attention projections")
         set_peft_model_state_dict(network, dict(adapter.tensors))
     return network
 

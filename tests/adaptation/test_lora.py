@@ -6,7 +6,7 @@ import torch
 from atlas_pipeline.adaptation.lora import (
     Adapter,
     AdapterBaseMismatchError,
-    AdapterFileError,
+    AdapterShapeError,
     attach,
     extract,
     load_adapter,
@@ -15,6 +15,7 @@ from atlas_pipeline.adaptation.lora import (
 )
 from atlas_pipeline.config import Config
 from atlas_pipeline.models.patchtst import PatchTST
+from atlas_pipeline.training.checkpoint import CorruptCheckpointError, write_tensors
 
 SMALL = Config(
     seq_length=32, patch_length=8, stride=8, d_model=16, n_heads=2, n_layers=2, ff_dim=32, lora_rank=4
@@ -86,15 +87,13 @@ def test_neither_merge_nor_attach_touches_the_backbone(backbone, learned):
     assert before.keys() == backbone.state_dict().keys()
 
 
-def test_file_carries_everything_and_equal_adapters_are_equal_files(tmp_path, learned):
+def test_the_file_carries_everything(tmp_path, learned):
     adapter = dataclasses.replace(learned, parent="f" * 64)
     sha256 = save_adapter(adapter, tmp_path / "a" / "adapter.safetensors")
     again = load_adapter(tmp_path / "a" / "adapter.safetensors", "base")
     assert again.sha256 == sha256
     assert (again.env_step, again.parent, again.policy_sha256) == (500, "f" * 64, "policy")
     assert all(torch.equal(tensor, again.tensors[name]) for name, tensor in adapter.tensors.items())
-    save_adapter(again, tmp_path / "b.safetensors")
-    assert (tmp_path / "b.safetensors").read_bytes() == (tmp_path / "a" / "adapter.safetensors").read_bytes()
     assert [p.name for p in (tmp_path / "a").iterdir()] == ["adapter.safetensors"]
 
 
@@ -116,7 +115,17 @@ def test_a_changed_byte_is_found(tmp_path, learned, where):
     content = bytearray(path.read_bytes())
     content[where] ^= 0x41
     path.write_bytes(content)
-    with pytest.raises(AdapterFileError, match=r"adapter\.safetensors is damaged"):
+    with pytest.raises(CorruptCheckpointError, match=r"adapter\.safetensors"):
+        load_adapter(path, "base")
+
+
+def test_a_changed_origin_is_found(tmp_path, learned):
+    path = tmp_path / "adapter.safetensors"
+    save_adapter(learned, path)
+    content = path.read_bytes()
+    assert content.count(b"500") == 1
+    path.write_bytes(content.replace(b"500", b"501"))
+    with pytest.raises(CorruptCheckpointError, match="another origin"):
         load_adapter(path, "base")
 
 
@@ -124,20 +133,23 @@ def test_a_cut_file_another_file_and_no_file_are_named(tmp_path, learned):
     path = tmp_path / "adapter.safetensors"
     save_adapter(learned, path)
     path.write_bytes(path.read_bytes()[:-10])
-    with pytest.raises(AdapterFileError, match="damaged"):
+    with pytest.raises(CorruptCheckpointError, match=r"adapter\.safetensors"):
         load_adapter(path, "base")
     path.write_text("not an adapter")
-    with pytest.raises(AdapterFileError, match="damaged"):
+    with pytest.raises(CorruptCheckpointError, match=r"adapter\.safetensors"):
         load_adapter(path, "base")
-    with pytest.raises(AdapterFileError, match="missing"):
+    write_tensors(path, {"weight": torch.zeros(2)}, {"about": "something else"})
+    with pytest.raises(CorruptCheckpointError, match="not an adapter"):
+        load_adapter(path, "base")
+    with pytest.raises(CorruptCheckpointError, match="none"):
         load_adapter(tmp_path / "none", "base")
 
 
 def test_matrices_that_do_not_fit_are_refused(backbone, learned):
     strange = dataclasses.replace(learned, tensors={"layers.9.lora_A.weight": torch.zeros(4, 16)})
-    with pytest.raises(AdapterFileError, match=r"layers\.9"):
+    with pytest.raises(AdapterShapeError, match=r"layers\.9"):
         merged(backbone, strange)
-    with pytest.raises(AdapterFileError, match="attention projections"):
+    with pytest.raises(AdapterShapeError, match="attention projections"):
         attach(backbone, SMALL, strange, 0)
-    with pytest.raises(AdapterFileError, match="rank 4"):
+    with pytest.raises(AdapterShapeError, match="rank 4"):
         attach(backbone, dataclasses.replace(SMALL, lora_rank=8), learned, 0)
