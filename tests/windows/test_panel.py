@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import numpy as np
+import pytest
+
+from atlas_pipeline.windows.panel import Panel, PanelError, microseconds
+
+
+def test_a_frame_in_any_order_becomes_sorted_rows(make_panel):
+    panel = make_panel()
+    assert panel.symbols == ("A", "B")
+    assert len(panel) == 800
+    assert (np.diff(panel.available_at[:400]) > 0).all()
+    assert panel.symbol.tolist() == [0] * 400 + [1] * 400
+
+
+def test_what_is_written_is_read_back_mapped_and_equal_files_are_equal_bytes(make_panel, tmp_path):
+    panel = make_panel()
+    digest = panel.write(tmp_path / "panel.safetensors")
+    again = make_panel().write(tmp_path / "again.safetensors")
+    read = Panel.open(tmp_path / "panel.safetensors")
+    assert digest == again == read.sha256()
+    assert (tmp_path / "panel.safetensors").read_bytes() == (tmp_path / "again.safetensors").read_bytes()
+    assert isinstance(read.values, np.memmap)
+    np.testing.assert_array_equal(read.values, panel.values)
+    assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
+
+
+def test_any_safetensors_reader_can_read_the_file(make_panel, tmp_path):
+    from safetensors.numpy import load_file
+
+    panel = make_panel()
+    panel.write(tmp_path / "panel.safetensors")
+    stored = load_file(tmp_path / "panel.safetensors")
+    np.testing.assert_array_equal(stored["prices"], panel.prices)
+    np.testing.assert_array_equal(stored["available_at"], panel.available_at)
+
+
+def test_no_row_at_or_after_the_bound_is_ever_returned(make_panel, tmp_path):
+    panel = make_panel()
+    panel.write(tmp_path / "p")
+    bound = datetime.fromtimestamp(panel.available_at[100] / 1e6, tz=UTC)
+    read = Panel.open(tmp_path / "p", before=bound)
+    # Row 100 becomes available exactly at the bound, and is refused.
+    assert read.available_at.max() == panel.available_at[99] < microseconds(bound)
+    assert len(read) == 200
+    assert len(Panel.open([tmp_path / "p"], before=datetime(1999, 1, 1, tzinfo=UTC))) == 0
+
+
+def test_a_bound_without_time_zone_is_refused(make_panel):
+    with pytest.raises(ValueError, match="no time zone"):
+        make_panel().before(datetime(2000, 1, 1))
+
+
+def test_years_are_joined_by_symbol_and_time(make_panel, tmp_path):
+    first = make_panel(rows=50)
+    second = make_panel(rows=50, symbols=("B", "C"), start="2001-01-01")
+    second.write(tmp_path / "2001")
+    first.write(tmp_path / "2000")
+    joined = Panel.open([tmp_path / "2001", tmp_path / "2000"])
+    assert joined.symbols == ("A", "B", "C")
+    assert np.bincount(joined.symbol).tolist() == [50, 100, 50]
+    assert (np.diff(joined.available_at[joined.symbol == 1]) > 0).all()
+
+
+def test_a_bar_in_two_files_is_refused(make_panel, tmp_path):
+    make_panel().write(tmp_path / "p")
+    with pytest.raises(PanelError, match="duplicate"):
+        Panel.open([tmp_path / "p", tmp_path / "p"])
+
+
+def test_years_of_other_features_are_refused(make_panel):
+    panel = make_panel()
+    with pytest.raises(PanelError, match="different features"):
+        Panel.concatenate([panel, replace(panel, features=("x", "y"))])
+
+
+def test_wrong_types_are_refused(make_panel):
+    panel = make_panel()
+    with pytest.raises(PanelError, match="'volatility' is float32"):
+        replace(panel, volatility=panel.volatility.astype(np.float32))
+
+
+def test_a_missing_file_is_named_with_the_remedy(tmp_path):
+    with pytest.raises(PanelError, match=r"2016 is missing: materialize"):
+        Panel.open(tmp_path / "2016")
+
+
+@pytest.mark.parametrize("damage", ["truncated", "header", "flipped", "empty"])
+def test_a_damaged_file_is_named_with_the_remedy(make_panel, tmp_path, damage):
+    path = tmp_path / "2016"
+    make_panel().write(path)
+    content = bytearray(path.read_bytes())
+    if damage == "truncated":
+        content = content[:-100]
+    elif damage == "empty":
+        content = bytearray()
+    else:
+        content[20 if damage == "header" else -9] ^= 0xFF
+    path.write_bytes(content)
+    with pytest.raises(PanelError, match=r"2016 is damaged: delete it"):
+        Panel.open(path)

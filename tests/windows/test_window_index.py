@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from atlas_pipeline.windows.index import density_unit, gather, label_instants, labels, window_ends
+from atlas_pipeline.windows.panel import CLOSE
+
+
+def test_windows_stay_in_one_symbol_and_hold_no_missing_value(make_panel):
+    panel = make_panel(rows=60, warmup=5)
+    values = panel.values.copy()
+    values[30, 1] = np.nan
+    panel = replace(panel, values=values)
+    expected = [
+        i
+        for i in range(len(panel))
+        if i >= 9
+        and len(set(panel.symbol[i - 9 : i + 1])) == 1
+        and not np.isnan(panel.values[i - 9 : i + 1]).any()
+    ]
+    assert window_ends(panel, 10).tolist() == expected
+    assert set(window_ends(panel, 10)) & set(range(30, 40)) == set()
+
+
+def test_labels_exist_within_the_symbol_only(make_panel):
+    panel = make_panel(rows=60)
+    ends = window_ends(panel, 10, horizon=3)
+    assert set(window_ends(panel, 10)) - set(ends) == {57, 58, 59, 117, 118, 119}
+    close = panel.prices[:, CLOSE]
+    np.testing.assert_allclose(labels(panel, ends, 3), 100 * np.log(close[ends + 3] / close[ends]))
+    assert (label_instants(panel, ends, 3) > panel.available_at[ends]).all()
+    np.testing.assert_allclose(density_unit(panel, ends, 4), 2.0)
+
+
+def test_unknown_volatility_ends_no_window(make_panel):
+    panel = make_panel(rows=60)
+    volatility = panel.volatility.copy()
+    volatility[[20, 21]] = np.nan, 0.0
+    ends = window_ends(replace(panel, volatility=volatility), 10)
+    assert not {20, 21} & set(ends.tolist())
+    assert {19, 22} <= set(ends.tolist())
+
+
+def test_a_panel_shorter_than_a_window_has_none(make_panel):
+    assert len(window_ends(make_panel(rows=5, symbols=("A",)), 10, 1)) == 0
+
+
+def test_a_window_never_includes_the_future(make_panel):
+    panel = make_panel(rows=60, symbols=("A",))
+    changed = panel.values.copy()
+    changed[41:] += 100
+    for values in (panel.values[:41].copy(), changed):
+        window = gather(torch.from_numpy(values), torch.tensor([40]), 10)
+        np.testing.assert_array_equal(window[0], panel.values[31:41])
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    rows=st.integers(1, 30),
+    features=st.integers(1, 4),
+    length=st.integers(1, 30),
+    transposed=st.booleans(),
+)
+def test_gathered_windows_equal_slices_whatever_the_layout(rows, features, length, transposed):
+    if length > rows:
+        return
+    values = torch.arange(rows * features, dtype=torch.float32).reshape(features, rows).T
+    if not transposed:
+        values = values.contiguous()
+    ends = torch.arange(length - 1, rows).flip(0)
+    windows = gather(values, ends, length)
+    assert windows.shape == (len(ends), length, features)
+    for end, window in zip(ends, windows, strict=True):
+        assert torch.equal(window, values[end - length + 1 : end + 1])
