@@ -1,0 +1,251 @@
+"""One open connection to the lake: the reads of ``reading``, and writes of several tables as one snapshot.
+
+A write is collected, validated, and then made in one go under the write lock, so that the lock is held for no
+computation. Where the lake lies and how it is attached is ``ducklake``'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import duckdb
+import pandas as pd
+import pyarrow
+
+from atlas_pipeline.market.table import Table
+from resources.ducklake import Catalog, retry_when_locked
+from resources.reading import LakeReader, among
+from resources.rows import column_definitions, conform, content_version, quoted
+
+# A file that no snapshot names any more is deleted only after this time, for readers that began before.
+READER_GRACE = timedelta(hours=1)
+
+
+@dataclass(frozen=True)
+class Commit:
+    """What a transaction left behind.
+
+    ``snapshot`` is the lake's last snapshot, not a new one where nothing had to change. ``rows`` counts, by
+    table, the rows that the replaced partitions hold and those that appends inserted. ``data_versions`` are
+    the content versions of the replaced partitions, by table and partition.
+    """
+
+    snapshot: int
+    rows: dict[str, int]
+    data_versions: dict[str, dict[str, str]]
+
+
+@dataclass(frozen=True)
+class Compaction:
+    """What maintenance did, in counts."""
+
+    rows_flushed: int
+    files_merged: int
+    snapshots_expired: int
+    files_deleted: int
+
+
+@dataclass
+class Transaction:
+    """Writes that are to become one snapshot; ``commit`` is there once the ``with`` block has ended."""
+
+    replacements: dict[Table, dict[str, pd.DataFrame]] = field(default_factory=dict)
+    appends: dict[Table, list[pd.DataFrame]] = field(default_factory=dict)
+    commit: Commit | None = None
+
+    def replace(self, table: Table, frames: Mapping[str, pd.DataFrame]) -> None:
+        """Let the named partitions hold exactly these rows; an empty frame empties its partition.
+
+        Raises
+        ------
+        InvalidRowsError
+            Where rows do not conform to the table's declaration.
+        ValueError
+            Where the table has no partitions, or rows lie in another partition than the one named.
+        """
+        if table.partition_by is None:
+            raise ValueError(
+                f"table {table.name!r} has no partition_by, so nothing of it can be replaced: append to it"
+            )
+        for partition, frame in frames.items():
+            conforming = conform(table, frame)
+            strangers = set(conforming[table.partition_by].astype(str)) - {partition}
+            if strangers:
+                raise ValueError(
+                    f"table {table.name!r}: rows of {table.partition_by} {sorted(strangers)} were given for "
+                    f"partition {partition!r}: split the frame by {table.partition_by}"
+                )
+            self.replacements.setdefault(table, {})[partition] = conforming
+
+    def append(self, table: Table, frame: pd.DataFrame) -> None:
+        """Add the rows whose key is not in the table yet; the others are left as they are stored.
+
+        Raises
+        ------
+        InvalidRowsError
+            Where rows do not conform to the table's declaration.
+        """
+        self.appends.setdefault(table, []).append(conform(table, frame))
+
+
+class Lake(LakeReader):
+    """Tables under one catalog, read and written through one connection; not to be shared between threads."""
+
+    def __init__(self, catalog: Catalog, connection: duckdb.DuckDBPyConnection, alias: str) -> None:
+        super().__init__(catalog, connection, alias)
+        # The newest time of tables appended to, good as long as no one else has committed since.
+        self._newest: dict[Table, pd.Timestamp | None] = {}
+        self._newest_snapshot = -1
+
+    @contextmanager
+    def transaction(self) -> Iterator[Transaction]:
+        """Collect writes and commit them as one snapshot when the block ends, none after an exception."""
+        transaction = Transaction()
+        yield transaction
+        with self._catalog.write_lock():
+            transaction.commit = retry_when_locked(lambda: self._write(transaction))
+
+    def replace(self, table: Table, frames: Mapping[str, pd.DataFrame]) -> Commit:
+        """Replace partitions of one table in one transaction; see ``Transaction.replace``."""
+        with self.transaction() as transaction:
+            transaction.replace(table, frames)
+        assert transaction.commit is not None
+        return transaction.commit
+
+    def append(self, table: Table, frame: pd.DataFrame) -> Commit:
+        """Append rows to one table in one transaction; see ``Transaction.append``."""
+        with self.transaction() as transaction:
+            transaction.append(table, frame)
+        assert transaction.commit is not None
+        return transaction.commit
+
+    def compact(self, keep: Iterable[int] = (), older_than: timedelta = timedelta(days=7)) -> Compaction:
+        """Write inlined rows out, merge small files, expire old snapshots, delete files nothing names.
+
+        Parameters
+        ----------
+        keep
+            Snapshots that stay readable for ever: those that a model, an adapter or a ledger names.
+        older_than
+            Other snapshots expire at this age; the last one never does.
+        """
+        with self._catalog.write_lock():
+            return retry_when_locked(lambda: self._compact(set(keep), older_than))
+
+    def _compact(self, keep: set[int], older_than: timedelta) -> Compaction:
+        lake, now = f"'{self._alias}'", datetime.now(UTC)
+        flushed = self._rows(f"SELECT rows_flushed FROM ducklake_flush_inlined_data({lake})")
+        merged = self._rows(f"SELECT files_processed FROM ducklake_merge_adjacent_files({lake})")
+        old = self._rows(
+            f"SELECT snapshot_id FROM ducklake_snapshots({lake}) WHERE snapshot_time < ? ORDER BY 1",
+            [now - older_than],
+        )
+        expired = [number for (number,) in old if number not in keep | {self._last_snapshot()}]
+        if expired:
+            self._rows(f"CALL ducklake_expire_snapshots({lake}, versions => {expired})")
+        grace = f"older_than => TIMESTAMPTZ '{(now - READER_GRACE).isoformat()}'"
+        deleted = self._rows(f"CALL ducklake_cleanup_old_files({lake}, {grace})")
+        deleted += self._rows(f"CALL ducklake_delete_orphaned_files({lake}, {grace})")
+        return Compaction(
+            sum(rows for (rows,) in flushed), sum(n for (n,) in merged), len(expired), len(deleted)
+        )
+
+    def _write(self, transaction: Transaction) -> Commit:
+        counts: dict[str, int] = {}
+        versions: dict[str, dict[str, str]] = {}
+        changed = False
+        newest: dict[Table, pd.Timestamp | None] = {}
+        self._connection.execute("BEGIN TRANSACTION")
+        try:
+            before = self._last_snapshot()
+            if before == self._newest_snapshot:
+                newest = self._newest
+            for table, frames in transaction.replacements.items():
+                counts[table.name] = sum(map(len, frames.values()))
+                versions[table.name] = {name: content_version(table, frame) for name, frame in frames.items()}
+                newest.pop(table, None)
+                changed |= self._replace(table, frames, versions[table.name])
+            for table, appended in transaction.appends.items():
+                for frame in appended:
+                    inserted = self._append(table, frame, newest)
+                    counts[table.name] = counts.get(table.name, 0) + inserted
+                    changed |= inserted > 0
+            self._connection.execute("COMMIT" if changed else "ROLLBACK")
+        except BaseException:
+            self._newest_snapshot = -1
+            # A commit that failed has ended the transaction itself.
+            with suppress(duckdb.TransactionException):
+                self._connection.execute("ROLLBACK")
+            raise
+        snapshot = before
+        if changed:
+            snapshot = int(self._value(f"SELECT id FROM ducklake_last_committed_snapshot('{self._alias}')"))
+        self._newest, self._newest_snapshot = newest, snapshot
+        return Commit(snapshot, counts, versions)
+
+    def _replace(self, table: Table, frames: Mapping[str, pd.DataFrame], versions: Mapping[str, str]) -> bool:
+        assert table.partition_by is not None
+        stored = self._data_versions(table, list(frames), None)
+        stale = [name for name in frames if versions[name] != stored[name]]
+        if not stale:
+            return False
+        self._create(table)
+        condition, values = among(table, table.partition_by, stale)
+        self._connection.execute(f"DELETE FROM {self._name(table)} WHERE {condition}", values)
+        rows = pd.concat([frames[name] for name in stale], ignore_index=True)
+        if len(rows):
+            self._insert(table, rows)
+        return True
+
+    def _append(self, table: Table, frame: pd.DataFrame, newest: dict[Table, pd.Timestamp | None]) -> int:
+        if frame.empty:
+            return 0
+        if table not in newest:
+            self._create(table)
+        if table.time is None or table.time not in table.key:
+            return self._insert(table, frame, self._new_keys(table, ""))
+        if table not in newest:
+            latest = self._value(f"SELECT max({quoted(table.time)}) FROM {self._name(table)}")
+            newest[table] = None if latest is None else pd.Timestamp(latest)
+        latest, first = newest[table], frame[table.time].min()
+        last = frame[table.time].max()
+        newest[table] = last if latest is None else max(latest, last)
+        if latest is None or first > latest:
+            # The time is part of the key: rows later than every stored one have keys no stored one has.
+            return self._insert(table, frame)
+        return self._insert(table, frame, self._new_keys(table, f" WHERE {quoted(table.time)} >= ?"), [first])
+
+    def _new_keys(self, table: Table, filtered: str) -> str:
+        # An anti-join, because what MERGE inserts is never inlined: thrice the time for a bar, and growing.
+        key = ", ".join(map(quoted, table.key))
+        return f" ANTI JOIN (SELECT {key} FROM {self._name(table)}{filtered}) AS stored USING ({key})"
+
+    def _insert(
+        self, table: Table, frame: pd.DataFrame, filtered: str = "", values: Sequence[Any] = ()
+    ) -> int:
+        names = ", ".join(map(quoted, table.names))
+        key = ", ".join(map(quoted, table.key))
+        self._connection.register("incoming", pyarrow.Table.from_pandas(frame, preserve_index=False))
+        try:
+            return int(
+                self._value(
+                    f"INSERT INTO {self._name(table)} ({names}) "
+                    f"SELECT {names} FROM incoming{filtered} ORDER BY {key}",
+                    values,
+                )
+            )
+        finally:
+            self._connection.unregister("incoming")
+
+    def _create(self, table: Table) -> None:
+        if self._exists(table, None):
+            return
+        self._connection.execute(f"CREATE TABLE {self._name(table)} ({column_definitions(table)})")
+        if table.partition_by is not None:
+            self._connection.execute(
+                f"ALTER TABLE {self._name(table)} SET PARTITIONED BY ({quoted(table.partition_by)})"
+            )

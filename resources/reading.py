@@ -1,0 +1,265 @@
+"""Reading the lake through one open connection: bounded in time, in any snapshot, with the declared types.
+
+Nothing is written here; that is ``lake``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+import duckdb
+import pandas as pd
+
+from atlas_pipeline.market.table import Column, Table
+from resources.ducklake import Catalog, retry_when_locked
+from resources.rows import SQL_TYPE, content_version, empty, fetch, instant, quoted, selection
+
+
+class FutureReadError(ValueError):
+    """Rows were asked for that could not be known at the read's bound."""
+
+
+class TableMismatchError(RuntimeError):
+    """The stored table has other columns than its declaration."""
+
+
+class SnapshotNotFoundError(LookupError):
+    """The snapshot does not exist, or has expired."""
+
+
+class LakeReader:
+    """Tables under one catalog, read through one connection; not to be shared between threads."""
+
+    def __init__(self, catalog: Catalog, connection: duckdb.DuckDBPyConnection, alias: str) -> None:
+        self._catalog = catalog
+        self._connection = connection
+        self._alias = alias
+
+    def read(
+        self,
+        table: Table,
+        *,
+        columns: Sequence[str] | None = None,
+        partitions: Sequence[str] | None = None,
+        start: datetime | None = None,
+        end: datetime | None = None,
+        before: datetime | None = None,
+        snapshot: int | None = None,
+        where: Mapping[str, Any] | None = None,
+    ) -> pd.DataFrame:
+        """Read rows in declared column order and dtypes, sorted by the key; a table not written yet is empty.
+
+        Parameters
+        ----------
+        table
+            The declaration.
+        columns
+            Names of the columns wanted, all by default.
+        partitions
+            Partitions wanted, all by default.
+        start, end
+            Aware instants: ``start <= time < end``.
+        before
+            Aware instant of knowledge: no row whose time is at or after it is ever returned.
+        snapshot
+            Read the table as it was in this snapshot.
+        where
+            Column to the value, or list of values, it must have.
+
+        Raises
+        ------
+        FutureReadError
+            Where ``start``, ``end`` or a partition asks for rows at or after ``before``.
+        SnapshotNotFoundError
+            Where there is no such snapshot.
+        TableMismatchError
+            Where the stored table has other columns than the declaration.
+        ValueError
+            Where a column is unknown or an instant has no time zone.
+        """
+        chosen = _chosen(table, columns)
+        conditions, values = _conditions(table, partitions, start, end, before, where)
+        return retry_when_locked(lambda: self._select(table, chosen, conditions, values, snapshot))
+
+    def snapshot(self) -> int:
+        """Return the number of the last snapshot of the whole lake."""
+        return retry_when_locked(self._last_snapshot)
+
+    def data_version(self, table: Table, partition: str | None = None, snapshot: int | None = None) -> str:
+        """Return the content version of a table's rows, or of one partition's."""
+        partitions = None if partition is None else [partition]
+        return content_version(table, self.read(table, partitions=partitions, snapshot=snapshot))
+
+    def data_versions(
+        self, table: Table, partitions: Sequence[str], snapshot: int | None = None
+    ) -> dict[str, str]:
+        """Return the content versions of several partitions, read at once."""
+        return retry_when_locked(lambda: self._data_versions(table, partitions, snapshot))
+
+    def _data_versions(self, table: Table, partitions: Sequence[str], snapshot: int | None) -> dict[str, str]:
+        conditions, values = _conditions(table, partitions, None, None, None, None)
+        rows = self._select(table, list(table.columns), conditions, values, snapshot)
+        parts = {str(name): part for name, part in rows.groupby(table.partition_by, sort=False)}
+        return {name: content_version(table, parts.get(name, rows.iloc[:0])) for name in partitions}
+
+    def partitions(self, table: Table, snapshot: int | None = None) -> dict[str, int]:
+        """Return the number of rows of each partition that has any, sorted by partition."""
+        column = table.partition_by
+        if column is None:
+            raise ValueError(f"table {table.name!r} has no partitions")
+        if not self._exists(table, snapshot):
+            return {}
+        source = self._name(table) + _version(snapshot)
+        statement = f"SELECT {quoted(column)}, count(*) FROM {source} GROUP BY 1 ORDER BY 1"
+        return {str(name): rows for name, rows in self._rows(statement)}
+
+    def row_counts(self) -> dict[str, int]:
+        """Return the number of rows of each table in the lake, sorted by name."""
+        names = self._rows(
+            f"SELECT table_name FROM duckdb_tables() WHERE database_name = '{self._alias}' ORDER BY 1"
+        )
+        return {
+            name: self._rows(f"SELECT count(*) FROM {self._alias}.main.{quoted(name)}")[0][0]
+            for (name,) in names
+        }
+
+    def duplicates(self, table: Table) -> pd.DataFrame:
+        """Return the keys that more than one row has, with their number of ``rows``."""
+        columns = [*_chosen(table, table.key), Column("rows", "int64", "rows of this key")]
+        if not self._exists(table, None):
+            return empty(columns)
+        key = ", ".join(map(quoted, table.key))
+        source = f"SELECT {key}, count(*) AS rows FROM {self._name(table)} GROUP BY ALL"
+        statement = f"{source} HAVING count(*) > 1 ORDER BY {key}"
+        return retry_when_locked(lambda: fetch(self._connection.execute(statement), columns))
+
+    def _select(
+        self,
+        table: Table,
+        columns: list[Column],
+        conditions: list[str],
+        values: list[Any],
+        snapshot: int | None,
+    ) -> pd.DataFrame:
+        if not self._exists(table, snapshot):
+            return empty(columns)
+        filtered = f" WHERE {' AND '.join(conditions)}" if conditions else ""
+        source = self._name(table) + _version(snapshot)
+        ordered = ", ".join(map(quoted, table.key))
+        statement = f"SELECT {selection(columns)} FROM {source}{filtered} ORDER BY {ordered}"
+        return fetch(self._connection.execute(statement, values), columns)
+
+    def _last_snapshot(self) -> int:
+        return int(self._value(f"SELECT id FROM ducklake_current_snapshot('{self._alias}')"))
+
+    def _exists(self, table: Table, snapshot: int | None) -> bool:
+        """Whether the table exists in the snapshot, with the declared columns."""
+        try:
+            columns = self._rows(f"DESCRIBE SELECT * FROM {self._name(table)}{_version(snapshot)}")
+        except duckdb.CatalogException:
+            return False
+        except duckdb.InvalidInputException as error:
+            if snapshot is None or "No snapshot found" not in str(error):
+                raise
+            raise SnapshotNotFoundError(
+                f"snapshot {snapshot} is not in {self._catalog.folder}: the last one is "
+                f"{self._last_snapshot()}; expired ones are gone, unless compact() was told to keep them"
+            ) from error
+        stored = {name: kind for name, kind, *_ in columns}
+        declared = {column.name: SQL_TYPE[column.dtype] for column in table.columns}
+        if stored != declared:
+            differing = sorted(name for name in stored | declared if stored.get(name) != declared.get(name))
+            raise TableMismatchError(
+                f"table {table.name!r} in {self._catalog.folder} differs from its declaration in the columns "
+                f"{differing}: rename or drop the stored table, then materialize it again"
+            )
+        return True
+
+    def _name(self, table: Table) -> str:
+        return f"{self._alias}.main.{quoted(table.name)}"
+
+    def _rows(self, statement: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        return self._connection.execute(statement, list(values)).fetchall()
+
+    def _value(self, statement: str, values: Sequence[Any] = ()) -> Any:
+        return self._rows(statement, values)[0][0]
+
+
+def _version(snapshot: int | None) -> str:
+    return "" if snapshot is None else f" AT (VERSION => {int(snapshot)})"
+
+
+def _chosen(table: Table, names: Sequence[str] | None) -> list[Column]:
+    unknown = sorted(set(names or ()) - set(table.names))
+    if unknown:
+        raise ValueError(f"table {table.name!r} has no columns {unknown}; it has {list(table.names)}")
+    return [column for column in table.columns if names is None or column.name in names]
+
+
+def among(table: Table, name: str, values: Sequence[Any]) -> tuple[str, list[Any]]:
+    """Return the condition that a column has one of the values, and its parameters."""
+    (column,) = _chosen(table, [name])
+    slots = ", ".join([f"CAST(? AS {SQL_TYPE[column.dtype]})"] * len(values))
+    return (f"{quoted(name)} IN ({slots})" if values else "false"), list(values)
+
+
+def _conditions(
+    table: Table,
+    partitions: Sequence[str] | None,
+    start: datetime | None,
+    end: datetime | None,
+    before: datetime | None,
+    where: Mapping[str, Any] | None,
+) -> tuple[list[str], list[Any]]:
+    if table.time is None and (start or end or before):
+        raise ValueError(
+            f"table {table.name!r} declares no time, so its rows cannot be bounded by start, end or before"
+        )
+    _refuse_future(table, partitions, start, end, before)
+    conditions: list[str] = []
+    values: list[Any] = []
+    for name, comparison, bound in (("start", ">=", start), ("end", "<", end), ("before", "<", before)):
+        if bound is not None:
+            conditions.append(f"{quoted(str(table.time))} {comparison} ?")
+            values.append(instant(bound, name).to_pydatetime())
+    wanted = list((where or {}).items())
+    if partitions is not None:
+        if table.partition_by is None:
+            raise ValueError(f"table {table.name!r} has no partitions: read it without naming any")
+        wanted.append((table.partition_by, list(partitions)))
+    for name, value in wanted:
+        condition, slots = among(table, name, value if isinstance(value, list | tuple) else [value])
+        conditions.append(condition)
+        values.extend(slots)
+    return conditions, values
+
+
+def _refuse_future(
+    table: Table,
+    partitions: Sequence[str] | None,
+    start: datetime | None,
+    end: datetime | None,
+    before: datetime | None,
+) -> None:
+    if before is None:
+        return
+    bound = instant(before, "before")
+
+    def refuse(what: str, asked: pd.Timestamp) -> None:
+        raise FutureReadError(
+            f"table {table.name!r}: {what} asks for rows of {asked.isoformat()}, but this read is "
+            f"bounded before {bound.isoformat()}: ask for earlier rows"
+        )
+
+    if end is not None and instant(end, "end") > bound:
+        refuse("end", instant(end, "end"))
+    if start is not None and instant(start, "start") >= bound:
+        refuse("start", instant(start, "start"))
+    for partition in partitions or ():
+        if re.fullmatch(r"\d{4}(-\d{2}){0,2}", partition):
+            begins = pd.Timestamp(partition, tz="UTC")
+            if begins >= bound:
+                refuse(f"partition {partition!r}", begins)
