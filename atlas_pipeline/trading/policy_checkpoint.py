@@ -5,23 +5,21 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-import os
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from atlas_pipeline.config import Config, PPOSettings, TradingSettings
 from atlas_pipeline.models.actor_critic import ActorCritic
 from atlas_pipeline.trading.market_path import MarketPath
 from atlas_pipeline.trading.rollout import VectorEnvironment
+from atlas_pipeline.training.checkpoint import read_tensors, write_tensors
 
 
 class PolicyCheckpointError(RuntimeError):
-    """A checkpoint of the policy's training cannot be read."""
+    """A checkpoint is sound, but of another training."""
 
 
 def checkpoint_path(folder: Path, paths: list[MarketPath], config: Config) -> Path:
@@ -85,7 +83,7 @@ class PolicyCheckpoint:
             self.best_score, self.best_steps = score, steps
 
     def save(self, file: Path) -> None:
-        """Write to a temporary name, flush to the disk, rename."""
+        """Write the file, whole or not at all."""
         tensors = {f"model/{name}": value for name, value in self.model.state_dict().items()}
         tensors |= {f"best/{name}": value for name, value in self.best.items()}
         for number, state in self.optimizer.state_dict()["state"].items():
@@ -99,29 +97,21 @@ class PolicyCheckpoint:
             "best_steps": self.best_steps,
             "history": self.history,
         }
-        content = save(
-            {name: value.contiguous() for name, value in tensors.items()}, {"progress": json.dumps(progress)}
-        )
-        file.parent.mkdir(parents=True, exist_ok=True)
-        temporary = file.with_name(f"{file.name}.{os.getpid()}.tmp")
-        with temporary.open("wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(file)
+        write_tensors(file, tensors, progress)
 
     def load(self, file: Path) -> None:
         """Take over a saved state.
 
         Raises
         ------
+        CorruptCheckpointError
+            Where the file is damaged.
         PolicyCheckpointError
-            Where the file is damaged or of another network.
+            Where it is sound but does not fit this training.
         """
+        remedy = "delete it, and the policy is trained from the start"
+        tensors, progress = read_tensors(file, remedy)
         try:
-            with safe_open(file, "pt") as content:
-                tensors = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118
-                progress = json.loads(content.metadata()["progress"])
             self.model.load_state_dict(_under(tensors, "model/"))
             state = self.optimizer.state_dict()
             for number in range(len(list(self.model.parameters()))):
@@ -130,10 +120,8 @@ class PolicyCheckpoint:
             for name in ("accounts", "places", "tallies"):
                 getattr(self.environment, name)[:] = tensors[f"environment/{name}"].numpy()
             self.generator.set_state(tensors["generator"])
-        except (SafetensorError, RuntimeError, KeyError, TypeError, ValueError) as error:
-            raise PolicyCheckpointError(
-                f"{file} cannot be read ({error}): delete it, and the policy is trained from the start"
-            ) from error
+        except (RuntimeError, KeyError, ValueError) as error:
+            raise PolicyCheckpointError(f"{file} does not fit this training ({error}): {remedy}") from error
         self.best = _under(tensors, "best/")
         self.update, self.history = progress["update"], progress["history"]
         self.best_score, self.best_steps = progress["best_score"], progress["best_steps"]

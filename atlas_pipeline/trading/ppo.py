@@ -136,8 +136,8 @@ def train_policy(
         Where a path is too short, or paths have embeddings of different length.
     FloatingPointError
         Where a loss or the policy's output is not finite.
-    PolicyCheckpointError
-        Where the checkpoint cannot be read.
+    CorruptCheckpointError, PolicyCheckpointError
+        Where the checkpoint is damaged, or does not fit.
     """
     learned, held_out = split_paths(paths)
     widths = {path.embedding.shape[1] for path in paths}
