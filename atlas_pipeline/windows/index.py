@@ -47,7 +47,8 @@ def window_ends(panel: Panel, seq_length: int, horizon: int | None = None) -> ND
         later = np.minimum(ends + horizon, rows - 1)
         valid &= (ends + horizon < rows) & (panel.symbol[later] == panel.symbol[ends])
         close = panel.prices[:, CLOSE]
-        valid &= (close[ends] > 0) & (close[later] > 0)
+        usable = np.isfinite(close) & (close > 0)
+        valid &= usable[ends] & usable[later]
     return ends[valid]
 
 

@@ -109,9 +109,7 @@ class Panel:
         return len(self.symbol)
 
     @classmethod
-    def from_frame(
-        cls, frame: pd.DataFrame, features: Sequence[str], *, volatility: str = "volatility_ewma"
-    ) -> Panel:
+    def from_frame(cls, frame: pd.DataFrame, features: Sequence[str], *, volatility: str = "volatility_ewma") -> Panel:
         """Make a panel of a frame with ``symbol``, ``available_at``, the features, prices and volatility.
 
         Parameters
@@ -150,16 +148,12 @@ class Panel:
         features = panels[0].features
         for other in panels[1:]:
             if other.features != features:
-                raise PanelError(
-                    f"panels hold different features, {features} and {other.features}: rebuild all years"
-                )
+                raise PanelError(f"panels hold different features, {features} and {other.features}: rebuild all years")
         if len(panels) == 1:
             return panels[0]
         symbols = tuple(sorted({name for panel in panels for name in panel.symbols}))
         positions = {name: i for i, name in enumerate(symbols)}
-        symbol = np.concatenate(
-            [np.array([positions[name] for name in p.symbols], np.int32)[p.symbol] for p in panels]
-        )
+        symbol = np.concatenate([np.array([positions[name] for name in p.symbols], np.int32)[p.symbol] for p in panels])
         available_at = np.concatenate([p.available_at for p in panels])
         order = np.lexsort((available_at, symbol))
         return cls(

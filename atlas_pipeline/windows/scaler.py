@@ -62,9 +62,7 @@ class RobustScaler:
         empty = [name for name, column in zip(panel.features, panel.values.T, strict=True)
                  if not np.isfinite(column).any()]  # fmt: skip
         if empty:
-            raise ScalerLeakError(
-                f"features {empty} have no value before {split.train_end:%Y-%m-%d}: drop them"
-            )
+            raise ScalerLeakError(f"features {empty} have no value before {split.train_end:%Y-%m-%d}: drop them")
         low, centre, high = np.nanquantile(panel.values.astype(np.float64), (0.25, 0.5, 0.75), axis=0)
         spread = (high - low) / NORMAL_IQR
         # A feature that hardly moves is centred only; dividing by zero would make it infinite.

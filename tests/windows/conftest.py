@@ -11,9 +11,7 @@ import pytest
 from atlas_pipeline.windows.panel import Panel
 
 
-def _make(
-    rows: int = 400, symbols: tuple[str, ...] = ("A", "B"), start: str = "2000-01-03", warmup: int = 5
-) -> Panel:
+def _make(rows: int = 400, symbols: tuple[str, ...] = ("A", "B"), start: str = "2000-01-03", warmup: int = 5) -> Panel:
     random = np.random.default_rng(1)
     frames = []
     for symbol in symbols:
@@ -21,9 +19,7 @@ def _make(
         frame = pd.DataFrame(random.standard_normal((rows, 2)), columns=["x", "z"])
         frame.loc[: warmup - 1, "x"] = np.nan
         frame["symbol"] = symbol
-        frame["available_at"] = pd.bdate_range(start, periods=rows, tz="UTC", unit="us") + pd.Timedelta(
-            hours=21
-        )
+        frame["available_at"] = pd.bdate_range(start, periods=rows, tz="UTC", unit="us") + pd.Timedelta(hours=21)
         for name in ("open", "high", "low", "close"):
             frame[name] = close
         frame["volume"] = 1.0

@@ -43,9 +43,7 @@ def test_the_future_does_not_change_the_split(make_panel):
     whole, cut = fold.split(panel), fold.split(panel.before(fold.fit_end))
     assert whole.train_end == cut.train_end
     assert len(whole.train) == len(cut.train)
-    np.testing.assert_array_equal(
-        panel.available_at[whole.train], panel.before(fold.fit_end).available_at[cut.train]
-    )
+    np.testing.assert_array_equal(panel.available_at[whole.train], panel.before(fold.fit_end).available_at[cut.train])
 
 
 def test_policy_and_judged_windows_are_disjoint(make_panel):
@@ -62,9 +60,7 @@ def test_too_little_history_is_told_with_numbers_and_remedy(make_panel):
     with pytest.raises(InsufficientHistoryError) as error:
         Fold(2001, Config(**SETTINGS)).split(panel)
     message = str(error.value)
-    assert (
-        "fold 2001: 0 training and 0 validation windows of 16 bars have labels before 2000-01-01" in message
-    )
+    assert "fold 2001: 0 training and 0 validation windows of 16 bars have labels before 2000-01-01" in message
     assert "1400 rows from 2000-01-03" in message
     assert "Choose a later fold" in message
     with pytest.raises(InsufficientHistoryError, match="2048 and 30 are needed"):

@@ -26,9 +26,7 @@ def test_it_is_unchanged_by_what_comes_after_training(make_panel):
     split = FOLD.split(panel)
     changed = panel.values.copy()
     changed[panel.available_at >= panel.available_at[split.validation].min()] *= 50
-    one, other = (
-        RobustScaler.fit(p.before(split.train_end), split) for p in (panel, replace(panel, values=changed))
-    )
+    one, other = (RobustScaler.fit(p.before(split.train_end), split) for p in (panel, replace(panel, values=changed)))
     np.testing.assert_array_equal(one.centre, other.centre)
     np.testing.assert_array_equal(one.scale, other.scale)
 

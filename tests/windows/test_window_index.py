@@ -19,9 +19,7 @@ def test_windows_stay_in_one_symbol_and_hold_no_missing_value(make_panel):
     expected = [
         i
         for i in range(len(panel))
-        if i >= 9
-        and len(set(panel.symbol[i - 9 : i + 1])) == 1
-        and not np.isnan(panel.values[i - 9 : i + 1]).any()
+        if i >= 9 and len(set(panel.symbol[i - 9 : i + 1])) == 1 and not np.isnan(panel.values[i - 9 : i + 1]).any()
     ]
     assert window_ends(panel, 10).tolist() == expected
     assert set(window_ends(panel, 10)) & set(range(30, 40)) == set()
@@ -44,6 +42,15 @@ def test_unknown_volatility_ends_no_window(make_panel):
     ends = window_ends(replace(panel, volatility=volatility), 10)
     assert not {20, 21} & set(ends.tolist())
     assert {19, 22} <= set(ends.tolist())
+
+
+def test_an_absurd_close_ends_no_labelled_window(make_panel):
+    panel = make_panel(rows=60)
+    prices = panel.prices.copy()
+    prices[[20, 30], CLOSE] = np.inf, -1.0
+    ends = window_ends(replace(panel, prices=prices), 10, horizon=1)
+    assert not {19, 20, 29, 30} & set(ends.tolist())
+    assert {18, 21, 28, 31} <= set(ends.tolist())
 
 
 def test_a_panel_shorter_than_a_window_has_none(make_panel):
