@@ -1,0 +1,40 @@
+"""The forecaster: backbone, pooling and head in one network; scaling and units live in ``training``."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from atlas_pipeline.config import Config
+from atlas_pipeline.models.heads import Density, make_head
+from atlas_pipeline.models.patchtst import PatchTST
+
+
+class Forecaster(nn.Module):
+    """A probabilistic forecaster: a window in, an embedding and a density out.
+
+    Parameters
+    ----------
+    config
+        The model's and the window's settings; ``gradient_checkpointing`` of the backbone is the run's to set.
+    """
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.backbone = PatchTST(config)
+        self.head = make_head(config)
+
+    def embed(self, x: Tensor) -> Tensor:
+        """Embed scaled windows as [batch, d_model], float32; they are [batch, seq_length, features].
+
+        The token of the newest patch: attention has brought to it what it needs of the others, and the newest
+        bars, which matter most for the next, are not averaged away.
+        """
+        tokens: Tensor = self.backbone(x)
+        return tokens[:, -1].float()
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Density]:
+        """Return embedding and density; the head computes in float32 whatever the backbone's precision."""
+        embedding = self.embed(x)
+        with torch.autocast(embedding.device.type, enabled=False):
+            return embedding, self.head(embedding)
