@@ -1,0 +1,152 @@
+"""The trained bundle: a folder with weights, scaler, configuration and metrics, verified when loaded."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from atlas_pipeline.config import Config
+from atlas_pipeline.models.forecaster import Forecaster
+from atlas_pipeline.training.checkpoint import (
+    CorruptCheckpointError,
+    flush,
+    read_tensors,
+    tensors_digest,
+    write_tensors,
+)
+from atlas_pipeline.windows.scaler import RobustScaler
+
+WEIGHTS = "weights.safetensors"
+SCALER = "scaler.safetensors"
+CONFIG = "config.json"
+METRICS = "metrics.json"
+_REMEDY = "materialize the forecaster of that fold again"
+
+
+@dataclass(frozen=True, eq=False)
+class TrainedForecaster:
+    """A forecaster, the scaler of its inputs, and how it came about.
+
+    Attributes
+    ----------
+    model
+        In evaluation mode.
+    scaler
+        Fitted on the fold's training rows; names the input features in their order.
+    config
+        What was learned.
+    fold
+        Year it is judged on.
+    symbols
+        What it was fitted on.
+    metrics
+        ``epochs`` (one mapping of metrics an epoch), ``best_epoch`` (counted from 1), counts of windows,
+        seconds, bytes.
+    checkpoint
+        The state the fit left behind; ``save`` removes it, for the bundle then holds all that is needed.
+    """
+
+    model: Forecaster
+    scaler: RobustScaler
+    config: Config
+    fold: int
+    symbols: tuple[str, ...]
+    metrics: dict[str, Any]
+    checkpoint: Path | None = field(default=None)
+
+    @cached_property
+    def base_hash(self) -> str:
+        """SHA-256 (hex) of the weights: what an adapter names as the base it belongs to."""
+        return tensors_digest(dict(self.model.named_parameters()))
+
+    def save(self, directory: Path) -> Path:
+        """Write the bundle; ``directory`` is replaced as a whole.
+
+        Returns
+        -------
+        Path
+            ``directory``.
+        """
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        temporary = directory.with_name(f".{directory.name}.{os.getpid()}")
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
+        base_hash = write_tensors(temporary / WEIGHTS, dict(self.model.named_parameters()), {})
+        scaler_hash = write_tensors(
+            temporary / SCALER,
+            {"centre": torch.from_numpy(self.scaler.centre), "scale": torch.from_numpy(self.scaler.scale)},
+            {"features": self.scaler.features, "clip": self.scaler.clip},
+        )
+        about = {
+            "base_hash": base_hash,
+            "scaler_hash": scaler_hash,
+            "fold": self.fold,
+            "symbols": self.symbols,
+            "features": self.scaler.features,
+            "config": dataclasses.asdict(self.config),
+        }
+        for name, content in ((CONFIG, about), (METRICS, self.metrics)):
+            path = temporary / name
+            path.write_text(json.dumps(content, indent=2) + "\n")
+            flush(path)
+        if directory.exists():
+            old = directory.with_name(f".{directory.name}.{os.getpid()}.old")
+            directory.rename(old)
+            temporary.rename(directory)
+            shutil.rmtree(old)
+        else:
+            temporary.rename(directory)
+        flush(directory.parent)
+        if self.checkpoint is not None:
+            self.checkpoint.unlink(missing_ok=True)
+        return directory
+
+    @classmethod
+    def load(cls, directory: Path) -> TrainedForecaster:
+        """Read and verify the bundle that ``save`` wrote.
+
+        Raises
+        ------
+        CorruptCheckpointError
+            Where a file is missing or damaged, or the weights are not those the configuration names.
+        """
+        try:
+            about = json.loads((directory / CONFIG).read_text())
+            metrics = json.loads((directory / METRICS).read_text())
+            config = Config(**about["config"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise CorruptCheckpointError(
+                f"{directory} is no complete bundle ({type(error).__name__}: {error}): {_REMEDY}"
+            ) from error
+        weights, _ = read_tensors(directory / WEIGHTS, _REMEDY)
+        scaling, scaler = read_tensors(directory / SCALER, _REMEDY)
+        for name, tensors, expected in (
+            (WEIGHTS, weights, about["base_hash"]),
+            (SCALER, scaling, about["scaler_hash"]),
+        ):
+            if tensors_digest(tensors) != expected:
+                raise CorruptCheckpointError(f"{directory / name} is not what {CONFIG} beside it names: {_REMEDY}")
+        model = Forecaster(config)
+        model.load_state_dict(weights)
+        model.eval()
+        return cls(
+            model=model,
+            scaler=RobustScaler(
+                features=tuple(scaler["features"]),
+                centre=scaling["centre"].numpy(),
+                scale=scaling["scale"].numpy(),
+                clip=scaler["clip"],
+            ),
+            config=config,
+            fold=about["fold"],
+            symbols=tuple(about["symbols"]),
+            metrics=metrics,
+        )

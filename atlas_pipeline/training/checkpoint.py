@@ -1,0 +1,89 @@
+"""Tensors with a JSON record in one safetensors file, written atomically and verified when read.
+
+What is in a checkpoint is ``loop``'s concern, what is in a trained bundle is ``bundle``'s. Nothing is
+pickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+
+class CorruptCheckpointError(RuntimeError):
+    """A file of weights or training state is damaged or is not what its record says."""
+
+
+def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
+    """Hash names, types, shapes and bytes of tensors with SHA-256 (hex), whatever their order and device."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> str:
+    """Write tensors and a JSON record to ``path`` and return the tensors' digest.
+
+    The file appears whole or not at all: written beside it, flushed to disk, renamed.
+    """
+    content = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    digest = tensors_digest(content)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        save_file(content, temporary, {"record": json.dumps(record), "sha256": digest})
+        flush(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    flush(path.parent)
+    return digest
+
+
+def read_tensors(path: Path, remedy: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read and verify the tensors and the record that ``write_tensors`` wrote.
+
+    Parameters
+    ----------
+    path
+        The file.
+    remedy
+        What the user does where it is damaged; the end of the error's sentence.
+
+    Raises
+    ------
+    CorruptCheckpointError
+        Where the file cannot be read, or its tensors are not those that were written.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            about = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        record = json.loads(about["record"])
+        written = about["sha256"]
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        raise CorruptCheckpointError(f"{path} cannot be read ({type(error).__name__}: {error}): {remedy}") from error
+    if tensors_digest(tensors) != written:
+        raise CorruptCheckpointError(f"{path} holds other tensors than were written to it: {remedy}")
+    return tensors, record
+
+
+def flush(path: Path) -> None:
+    """Wait until a file's content, or a folder's entries, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,126 @@
+"""Fitting the forecaster of a fold: from the panel to a trained bundle."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from atlas_pipeline.config import Config, DataSettings, Hardware, ModelSettings, TrainingSettings
+from atlas_pipeline.models.forecaster import Forecaster
+from atlas_pipeline.training.bundle import TrainedForecaster
+from atlas_pipeline.training.hardware import peak_memory, physical_batch, settings
+from atlas_pipeline.training.loop import LabelledWindows, Loop, Progress
+from atlas_pipeline.windows.folds import Fold
+from atlas_pipeline.windows.index import density_unit, labels
+from atlas_pipeline.windows.panel import Panel
+from atlas_pipeline.windows.scaler import RobustScaler
+
+
+def fit_forecaster(
+    panel: Panel,
+    fold: Fold,
+    config: Config,
+    hardware: Hardware,
+    checkpoint_dir: Path,
+    progress: Callable[[Progress], None] | None = None,
+    metrics: Callable[[int, dict[str, float]], None] | None = None,
+    *,
+    checkpoint_seconds: float = 20.0,
+) -> TrainedForecaster:
+    """Fit a forecaster on the windows whose labels are known before the fold's ``fit_end``.
+
+    The same call after a kill goes on where the last checkpoint stands, and on a CPU ends with the same bits.
+
+    Parameters
+    ----------
+    panel
+        Model inputs; rows at or after ``fold.fit_end`` are left out here, whatever it holds.
+    fold
+        Decides the rows.
+    config
+        What is learned.
+    hardware
+        How it is run.
+    checkpoint_dir
+        The state stands here in a file named by fold, configuration and data, never by run.
+    progress, metrics
+        Called after each optimizer step; and once an epoch with its number and ``train/nll_loss``,
+        ``train/variance`` (percent squared), ``val/nll_loss`` (nats, of the return in percent),
+        ``val/coverage_95`` (share), ``learning_rate``, ``windows_per_second``.
+    checkpoint_seconds
+        Within an epoch a checkpoint is written no oftener than this; after an epoch always.
+
+    Raises
+    ------
+    InsufficientHistoryError
+        Where the fold has too few windows before it.
+    NonFiniteLossError
+        Where the loss becomes NaN or infinite.
+    CorruptCheckpointError
+        Where the checkpoint it would go on from is damaged.
+    ValueError
+        Where the panel does not have ``config.feature_size`` features, or the hardware is not there.
+    """
+    if len(panel.features) != config.feature_size:
+        raise ValueError(
+            f"the panel has {len(panel.features)} features {panel.features}, Config.feature_size="
+            f"{config.feature_size}: set it to the number of model inputs"
+        )
+    began = time.monotonic()
+    panel = panel.before(fold.fit_end)
+    split = fold.split(panel)
+    scaler = RobustScaler.fit(panel.before(split.train_end), split)
+    learned = config.digest(DataSettings, ModelSettings, TrainingSettings)
+    key = hashlib.sha256(f"{fold.year} {learned} {panel.sha256()}".encode()).hexdigest()[:16]
+    checkpoint = checkpoint_dir / f"forecaster-{fold.year}-{key}.safetensors"
+
+    with settings(hardware) as compute, torch.random.fork_rng():
+        torch.manual_seed(config.seed)
+        model = Forecaster(config).to(compute.device)
+        model.backbone.gradient_checkpointing = compute.gradient_checkpointing
+        values = torch.from_numpy(scaler.transform(panel.values)).to(compute.device)
+
+        def windows(ends: NDArray[np.int64]) -> LabelledWindows:
+            unit = density_unit(panel, ends, config.horizon)
+            target = labels(panel, ends, config.horizon) / unit
+            return LabelledWindows(
+                values=values,
+                ends=torch.from_numpy(ends).to(compute.device),
+                target=torch.from_numpy(target.astype(np.float32)).to(compute.device),
+                unit=torch.from_numpy(unit.astype(np.float32)).to(compute.device),
+            )
+
+        loop = Loop(model, config, compute, windows(split.train), windows(split.validation), batch=1)
+
+        def trial(size: int) -> None:
+            rows = torch.arange(size, device=compute.device) % len(split.train)
+            with torch.random.fork_rng():
+                loop.loss(loop.train, rows)[0].backward()
+            model.zero_grad(set_to_none=True)
+
+        loop.batch = physical_batch(hardware, config, compute, trial)
+        loop.run(
+            checkpoint,
+            checkpoint_seconds,
+            progress or (lambda _: None),
+            metrics or (lambda _epoch, _values: None),
+        )
+        summary = {
+            "epochs": loop.position.history,
+            "best_epoch": loop.position.best_epoch + 1,
+            "val/nll_loss": loop.position.best_loss,
+            "training_windows": len(split.train),
+            "validation_windows": len(split.validation),
+            "physical_batch": loop.batch,
+            "precision": hardware.precision,
+            "device": compute.device.type,
+            "seconds": time.monotonic() - began,
+            "peak_memory_bytes": peak_memory(compute.device),
+        }
+    return TrainedForecaster(model, scaler, config, fold.year, panel.symbols, summary, checkpoint)

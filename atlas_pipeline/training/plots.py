@@ -1,0 +1,119 @@
+"""Pictures of calibration as PNG bytes; the numbers in them come from ``density``."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from atlas_pipeline.training.density import Array, coverage
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# Okabe and Ito's palette, told apart by colour-blind readers too.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+INK = "#333333"
+BINS = 10
+
+
+def pit_histogram(transform: Array, title: str) -> bytes:
+    """Histogram of the PIT beside the band in which 95% of the bars of a calibrated forecast lie.
+
+    Parameters
+    ----------
+    transform
+        PIT of the outcomes, [n] in [0, 1].
+    title
+        What was forecast.
+
+    Returns
+    -------
+    bytes
+        PNG.
+    """
+    from scipy import stats
+
+    n = len(transform)
+    counts, edges = np.histogram(transform, bins=BINS, range=(0, 1))
+    low, high = stats.binom.ppf((0.025, 0.975), n, 1 / BINS) * BINS / n
+    figure = _figure()
+    axes = figure.subplots()
+    axes.axhspan(low, high, color=INK, alpha=0.12, lw=0, label="95% band if calibrated")
+    axes.axhline(1, color=INK, lw=1, ls="--")
+    axes.bar(edges[:-1], counts * BINS / n, width=1 / BINS, align="edge", color=COLOURS[0], alpha=0.85,
+             edgecolor="white", label=f"forecasts (n = {n})")  # fmt: skip
+    axes.set(
+        xlim=(0, 1),
+        xlabel="probability integral transform of the outcome (1)",
+        ylabel="relative frequency (1)",
+    )
+    axes.set_title(title, loc="left")
+    axes.legend(loc="lower center", ncols=2)
+    return _png(figure)
+
+
+def reliability(transforms: Mapping[str, Array], title: str) -> bytes:
+    """Observed against nominal coverage of central intervals, a line a model, with the 95% binomial band.
+
+    Parameters
+    ----------
+    transforms
+        Model name to the PIT of the outcomes, each [n].
+    title
+        What was forecast.
+
+    Returns
+    -------
+    bytes
+        PNG.
+    """
+    from scipy import stats
+
+    levels = np.linspace(0.02, 0.98, 49)
+    n = min(len(transform) for transform in transforms.values())
+    low, high = (stats.binom.ppf(quantile, n, levels) / n - levels for quantile in (0.025, 0.975))
+    figure = _figure()
+    axes = figure.subplots()
+    axes.fill_between(100 * levels, 100 * low, 100 * high, color=INK, alpha=0.12, lw=0, label="95% band if calibrated")
+    axes.axhline(0, color=INK, lw=1, ls="--")
+    for i, (name, transform) in enumerate(transforms.items()):
+        excess = np.array([coverage(transform, level) - level for level in levels])
+        axes.plot(100 * levels, 100 * excess, color=COLOURS[i % len(COLOURS)], lw=2 if i == 0 else 1.3, label=name)
+    axes.set(xlim=(0, 100), xlabel="nominal coverage of the central interval (%)",
+             ylabel="observed minus nominal (percentage points)")  # fmt: skip
+    axes.set_title(title, loc="left")
+    axes.legend(ncols=2)
+    return _png(figure)
+
+
+def learning_curve(epochs: list[dict[str, float]], title: str) -> bytes:
+    """Training and validation NLL by epoch, as PNG; ``epochs`` are the metrics of a trained forecaster."""
+    figure = _figure()
+    axes = figure.subplots()
+    number = np.arange(1, len(epochs) + 1)
+    for i, (name, label) in enumerate((("train/nll_loss", "training"), ("val/nll_loss", "validation (EMA weights)"))):
+        axes.plot(number, [epoch[name] for epoch in epochs], "o-", color=COLOURS[i], lw=2, label=label)
+    axes.set(xlabel="epoch", ylabel="negative log-likelihood (nats a bar)", xticks=number)
+    axes.set_title(title, loc="left")
+    axes.legend()
+    return _png(figure)
+
+
+def _figure() -> Figure:
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(7.2, 4.2), dpi=120, layout="constrained")
+
+
+def _png(figure: Figure) -> bytes:
+    for axes in figure.axes:
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(axis="y", color=INK, alpha=0.15, lw=0.8)
+        axes.set_axisbelow(True)
+        axes.tick_params(colors=INK)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()

@@ -1,0 +1,28 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from atlas_pipeline.training.plots import learning_curve, pit_histogram, reliability
+
+TRANSFORM = np.random.default_rng(0).random(252)
+
+
+@pytest.mark.parametrize(
+    "picture",
+    [
+        lambda: pit_histogram(TRANSFORM, "SP500, 2016"),
+        lambda: reliability({"forecaster": TRANSFORM, "riskmetrics": TRANSFORM**2}, "SP500, 2016"),
+        lambda: learning_curve([{"train/nll_loss": 1.3, "val/nll_loss": 1.4}] * 3, "Fold 2016"),
+    ],
+)
+def test_a_picture_is_a_png_with_something_in_it(picture):
+    import io
+
+    from matplotlib.image import imread
+
+    content = picture()
+    assert content.startswith(b"\x89PNG\r\n\x1a\n")
+    pixels = imread(io.BytesIO(content))
+    assert pixels.shape[1] > 600
+    assert len(np.unique(pixels.reshape(-1, pixels.shape[2]), axis=0)) > 50
