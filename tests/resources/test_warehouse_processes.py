@@ -58,7 +58,7 @@ with catalog.attach() as attached:
 """
 )
 
-# Kills itself where it is told to; without an instant it says when it commits, and goes on until it is killed.
+# Kills itself where it is told to, or says when it commits and goes on until it is killed.
 VICTIM = (
     DECLARATIONS
     + """
@@ -180,6 +180,6 @@ with catalog.attach():
     victim = start(script, tmp_path, instant)
     _, errors = victim.communicate()
     assert victim.returncode == -9, errors
-    assert Warehouse(home=str(tmp_path), lock_timeout=10.0).append(
-        COMMITS, pd.DataFrame({"value": [1]})
-    ).rows == {"commits": 1}
+    assert Warehouse(home=str(tmp_path), lock_timeout=10.0).append(COMMITS, pd.DataFrame({"value": [1]})).rows == {
+        "commits": 1
+    }
