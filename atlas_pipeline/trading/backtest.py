@@ -103,9 +103,7 @@ def trade(path: MarketPath, config: TradingSettings, decision: Decision) -> Trac
     return Track(path, equity, position, net_return, traded, reward)
 
 
-def trade_policy(
-    model: ActorCritic, path: MarketPath, config: TradingSettings, seed: int | None = None
-) -> Track:
+def trade_policy(model: ActorCritic, path: MarketPath, config: TradingSettings, seed: int | None = None) -> Track:
     """Let a policy trade a path: its likeliest actions, or with ``seed`` sampled ones.
 
     Raises
@@ -202,8 +200,7 @@ def summary(tracks: list[Track], confidence: float = 0.95) -> dict[str, float]:
     for track in tracks[1:]:
         if not np.array_equal(track.path.available_at, tracks[0].path.available_at):
             raise ValueError(
-                f"{track.path.symbol} and {tracks[0].path.symbol} do not cover the same bars: "
-                "summarise them apart"
+                f"{track.path.symbol} and {tracks[0].path.symbol} do not cover the same bars: summarise them apart"
             )
     equity = np.mean([track.equity for track in tracks], axis=0)
     net_return = np.diff(equity) / equity[:-1]

@@ -79,9 +79,7 @@ class TradingEnvironment:
         table = np.asarray(prices, np.float64)
         if table.ndim == 1:
             if self.config.fill == "open":
-                raise ValueError(
-                    "prices hold closes only, but Config.fill is 'open': pass (open, close) a bar"
-                )
+                raise ValueError("prices hold closes only, but Config.fill is 'open': pass (open, close) a bar")
             table = np.stack([table, table], axis=1)
         bars = len(self.data)
         if self.data.ndim != 2 or bars < seq_length + 1:
@@ -90,9 +88,7 @@ class TradingEnvironment:
                 f"seq_length + 1 = {seq_length + 1} samples"
             )
         if table.shape != (bars, 2):
-            raise ValueError(
-                f"prices have shape {table.shape}: pass ({bars},) closes or ({bars}, 2) open, close"
-            )
+            raise ValueError(f"prices have shape {table.shape}: pass ({bars},) closes or ({bars}, 2) open, close")
         if not (np.isfinite(table) & (table > 0)).all():
             bar = int(np.argwhere(~(np.isfinite(table) & (table > 0)))[0][0])
             raise ValueError(f"prices are {table[bar]} at bar {bar}: a price is positive and finite")
@@ -126,9 +122,7 @@ class TradingEnvironment:
                 raise ValueError(f"{name} is not finite at bar {bar}: leave out the indicators' warm-up")
         if not (self.volatility[seq_length - 1 :] > 0).all():
             bar = seq_length - 1 + int(np.argmin(self.volatility[seq_length - 1 :] > 0))
-            raise ValueError(
-                f"volatility is {self.volatility[bar]} at bar {bar}: prices must move, or pass it"
-            )
+            raise ValueError(f"volatility is {self.volatility[bar]} at bar {bar}: prices must move, or pass it")
         self.rules = Rules.of(self.config)
         self.reset()
 

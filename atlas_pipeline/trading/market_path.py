@@ -57,9 +57,7 @@ class MarketPath:
         for name in ("open", "close", "volatility", "embedding", "forecast_location", "forecast_scale"):
             array = getattr(self, name)
             if len(array) != bars:
-                raise ValueError(
-                    f"{self.symbol}: {name} has {len(array)} entries, available_at {bars}: pass one a bar"
-                )
+                raise ValueError(f"{self.symbol}: {name} has {len(array)} entries, available_at {bars}: pass one a bar")
             bad = ~np.isfinite(array)
             if name in ("open", "close", "volatility", "forecast_scale"):
                 bad |= ~(array > 0)
@@ -72,9 +70,7 @@ class MarketPath:
                 )
         if bars > 1 and (np.diff(self.available_at) <= 0).any():
             bar = int(np.argmax(np.diff(self.available_at) <= 0)) + 1
-            raise ValueError(
-                f"{self.symbol}: available_at does not increase at bar {bar}: sort the bars by time"
-            )
+            raise ValueError(f"{self.symbol}: available_at does not increase at bar {bar}: sort the bars by time")
 
     def __len__(self) -> int:
         return len(self.available_at)
@@ -142,8 +138,7 @@ def market_paths(
         if gaps.size:
             instant = np.datetime64(int(panel.available_at[rows[gaps[0]]]), "us")
             raise ValueError(
-                f"{name}: no forecast for the bar after {instant}: "
-                "repair its features, or start the path later"
+                f"{name}: no forecast for the bar after {instant}: repair its features, or start the path later"
             )
         paths.append(
             MarketPath(

@@ -64,8 +64,7 @@ def decide(
     scores = logits.float().cpu().numpy()
     if not np.isfinite(scores).all():
         raise FloatingPointError(
-            "the policy's output is not finite: its weights or the state are not; "
-            "restore the last sound checkpoint"
+            "the policy's output is not finite: its weights or the state are not; restore the last sound checkpoint"
         )
     actions, log_probabilities = choose_actions(scores, uniforms)
     return actions, log_probabilities, values.double().cpu().numpy()

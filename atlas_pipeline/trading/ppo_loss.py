@@ -79,9 +79,7 @@ def gae(
     for name, array in ({"rewards": reward} | named).items():
         if not np.isfinite(array).all():
             where = np.argwhere(~np.isfinite(array))[0].tolist()
-            raise ValueError(
-                f"{name} is not finite at {where}: repair the experience or lower the learning rate"
-            )
+            raise ValueError(f"{name} is not finite at {where}: repair the experience or lower the learning rate")
     if (named["importance"] < 0).any():
         raise ValueError("importance has a negative weight: pass probability ratios, not their logarithms")
     value, weight = named["values"], np.minimum(named["importance"], importance_clip)

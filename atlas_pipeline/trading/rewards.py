@@ -21,9 +21,7 @@ from numba import njit
 
 
 @njit
-def differential_sharpe(
-    net_return: float, mean: float, second_moment: float, minimum_deviation: float
-) -> float:
+def differential_sharpe(net_return: float, mean: float, second_moment: float, minimum_deviation: float) -> float:
     """Differentiate the exponentially weighted Sharpe ratio by its adaptation rate, at rate zero.
 
     Moody and Saffell (2001), "Learning to trade via direct reinforcement", IEEE Transactions on Neural
@@ -93,9 +91,7 @@ class DifferentialSharpeRatio:
         if not 0 < eta < 1:
             raise ValueError(f"eta={eta!r}: use a number between 0 and 1")
         if minimum_deviation <= 0:
-            raise ValueError(
-                f"minimum_deviation={minimum_deviation!r}: use a positive fraction, such as 1e-4"
-            )
+            raise ValueError(f"minimum_deviation={minimum_deviation!r}: use a positive fraction, such as 1e-4")
         self.eta = eta
         self.warmup = warmup
         self.minimum_deviation = minimum_deviation

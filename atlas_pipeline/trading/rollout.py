@@ -59,9 +59,7 @@ class Experience(NamedTuple):
 
 
 @njit
-def _observe(
-    account: NDArray[np.float64], row: int, market: Market, rules: Rules, out: NDArray[np.float32]
-) -> None:
+def _observe(account: NDArray[np.float64], row: int, market: Market, rules: Rules, out: NDArray[np.float32]) -> None:
     write_context(
         account,
         market.close[row],
@@ -114,9 +112,7 @@ def _advance(
     for n in range(len(accounts)):
         account, tally = accounts[n], tallies[n]
         row = places[n, 0]
-        outcome = step(
-            account, actions[n], market.fill[row + 1], market.close[row + 1], market.volatility[row], rules
-        )
+        outcome = step(account, actions[n], market.fill[row + 1], market.close[row + 1], market.volatility[row], rules)
         row += 1
         places[n, 0] = row
         places[n, 2] += 1
@@ -216,9 +212,7 @@ class VectorEnvironment:
         """Policy inputs, float32 (..., state_dim), of bars and account contexts."""
         return np.concatenate([self.embedding[rows], contexts], axis=-1)
 
-    def rollout(
-        self, model: ActorCritic, uniforms: NDArray[np.float64], starts: NDArray[np.float64]
-    ) -> Experience:
+    def rollout(self, model: ActorCritic, uniforms: NDArray[np.float64], starts: NDArray[np.float64]) -> Experience:
         """Act for T steps with the sampled policy.
 
         Parameters

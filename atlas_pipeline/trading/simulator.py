@@ -34,9 +34,7 @@ ACCOUNT: tuple[str, ...] = (
     "sharpe_second_moment",
     "steps",
 )
-CASH, SHARES, POSITION, ENTRY_PRICE, EQUITY, PEAK, SHARPE_MEAN, SHARPE_SECOND_MOMENT, STEPS = range(
-    len(ACCOUNT)
-)
+CASH, SHARES, POSITION, ENTRY_PRICE, EQUITY, PEAK, SHARPE_MEAN, SHARPE_SECOND_MOMENT, STEPS = range(len(ACCOUNT))
 
 # Below a quarter of the market's volatility the account's deviation says how seldom it traded, not what it
 # risks.

@@ -98,9 +98,7 @@ def context_vector(
     return out
 
 
-def state_vector(
-    embedding: npt.NDArray[np.float32], context: npt.NDArray[np.float32]
-) -> npt.NDArray[np.float32]:
+def state_vector(embedding: npt.NDArray[np.float32], context: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """Join embedding (..., d_model) and context (..., len(CONTEXT)): the policy's input."""
     return np.concatenate([embedding, context], axis=-1)
 

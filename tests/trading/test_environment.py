@@ -1,0 +1,154 @@
+from __future__ import annotations
+
+import warnings
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from atlas_pipeline.config import Config
+from atlas_pipeline.trading.backtest import buy_and_hold
+from atlas_pipeline.trading.environment import TradingEnvironment, gymnasium_environment
+from atlas_pipeline.trading.market_path import MarketPath
+from atlas_pipeline.trading.simulator import BUY, HOLD, SELL
+from atlas_pipeline.trading.state import CONTEXT
+
+
+def market(bars: int = 120) -> tuple[np.ndarray, np.ndarray]:
+    random = np.random.default_rng(0)
+    close = 100 * np.exp(np.cumsum(0.01 * random.standard_normal(bars)))
+    return random.standard_normal((bars, 8)), close
+
+
+def environment(**changes: object) -> TradingEnvironment:
+    data, close = market()
+    arguments: dict[str, object] = {"prices": close} | changes
+    return TradingEnvironment(data, seq_length=32, **arguments)  # type: ignore[arg-type]
+
+
+def test_walks_to_the_end_as_documented() -> None:
+    data, close = market()
+    env = TradingEnvironment(data, 5_000.0, 32, prices=close)
+    series, context = env.reset()
+    assert (series.shape, context.shape) == ((1, 32, 8), (1, len(CONTEXT)))
+    assert series.dtype == context.dtype == torch.float32
+    np.testing.assert_allclose(series[0], data[:32], rtol=1e-6)
+    done, steps, value = False, 0, 0.0
+    while not done:
+        (series, context), reward, done, info = env.step([BUY, HOLD, SELL][steps % 3])
+        steps += 1
+        value = info["portfolio_value"]
+        assert isinstance(reward, float)
+    assert steps == 120 - 32
+    np.testing.assert_allclose(series[0], data[-32:], rtol=1e-6)
+    assert value != 5_000.0
+    with pytest.raises(RuntimeError, match="call reset"):
+        env.step(HOLD)
+    env.reset()
+    assert env.step(HOLD)[3]["portfolio_value"] == 5_000.0
+
+
+@pytest.mark.parametrize("fill", ["close", "open"])
+def test_is_the_backtest_seen_through_windows(fill: str) -> None:
+    data, close = market()
+    opening = close * 1.001
+    config = Config(fill=fill)  # type: ignore[arg-type]
+    env = TradingEnvironment(
+        data, seq_length=32, prices=np.stack([opening, close], 1), volatility=np.ones(120), config=config
+    )
+    path = MarketPath(
+        "A",
+        np.arange(89, dtype=np.int64) * 10**9,
+        opening[31:],
+        close[31:],
+        np.ones(89),
+        np.zeros((89, 1), np.float32),
+        np.zeros(89),
+        np.ones(89),
+    )
+    track = buy_and_hold(path, config)
+    env.reset()
+    results = [env.step(BUY) for _ in range(88)]
+    np.testing.assert_array_equal([info["portfolio_value"] for *_, info in results], track.equity[1:])
+    np.testing.assert_array_equal([reward for _, reward, *_ in results], track.reward)
+
+
+def test_nothing_later_changes_what_is_seen() -> None:
+    data, close = market()
+    one = TradingEnvironment(data, seq_length=32, prices=close)
+    two = TradingEnvironment(np.r_[data[:60], data[60:] * 3], seq_length=32, prices=np.r_[close[:60], close[60:] * 2])
+    for _ in range(60 - 32):
+        a, b = one.step(BUY), two.step(BUY)
+        assert torch.equal(a[0][0], b[0][0])
+        assert torch.equal(a[0][1], b[0][1])
+        assert a[1:] == b[1:]
+
+
+def test_ruin_ends_the_episode() -> None:
+    data, close = market()
+    env = TradingEnvironment(data, seq_length=32, prices=np.r_[close[:40], close[40:] * 4])
+    results = []
+    while not env.done:
+        results.append(env.step(SELL))
+    assert results[-1][3]["ruined"]
+    assert results[-1][3]["bar"] == 40
+    assert results[-1][3]["portfolio_value"] < 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"prices": np.ones(7)}, r"prices have shape \(7, 2\)"),
+        ({"prices": np.zeros(120)}, r"prices are \[0. 0.\] at bar 0"),
+        ({"prices": np.ones(120)}, "volatility is 0.0 at bar 31"),
+        ({"config": Config(fill="open")}, "pass .open, close. a bar"),
+        ({"volatility": np.full(120, np.nan)}, "volatility is not finite at bar 31"),
+        ({"forecasts": np.ones(120)}, "forecasts has shape"),
+    ],
+)
+def test_refuses_what_cannot_be_traded(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        environment(**changes)
+
+
+def test_refuses_too_few_bars_gaps_and_unknown_actions() -> None:
+    data, close = market(32)
+    with pytest.raises(ValueError, match="seq_length \\+ 1 = 33"):
+        TradingEnvironment(data, seq_length=32, prices=close)
+    data, close = market()
+    data[5, 2] = np.nan
+    with pytest.raises(ValueError, match="data is not finite at bar 5"):
+        TradingEnvironment(data, seq_length=32, prices=close)
+    with pytest.raises(ValueError, match="action=3"):
+        environment().step(3)
+
+
+def test_gymnasium_agrees_with_its_checker() -> None:
+    from gymnasium.utils.env_checker import check_env
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        # Unbounded boxes and a missing spec are meant; anything else the checker says is a fault.
+        warnings.filterwarnings("ignore", message=".*(infinity|spec).*")
+        check_env(gymnasium_environment(environment()), skip_render_check=True)
+
+
+def test_gymnasium_truncates_at_the_end_and_terminates_on_ruin() -> None:
+    data, close = market()
+    for prices, action, expected in (
+        (close, HOLD, (False, True)),
+        (np.r_[close[:40], close[40:] * 4], SELL, (True, False)),
+    ):
+        env = gymnasium_environment(TradingEnvironment(data, seq_length=32, prices=prices))
+        env.reset(seed=0)
+        terminated = truncated = False
+        while not (terminated or truncated):
+            _, _, terminated, truncated, _ = env.step(action)
+        assert (terminated, truncated) == expected
+
+
+def test_costs_follow_the_configuration() -> None:
+    free = environment(config=replace(Config(), commission=0.0, slippage=0.0))
+    assert free.step(BUY)[3]["costs"] == 0.0
+    assert environment().step(BUY)[3]["costs"] == pytest.approx(2.0, rel=1e-3)
