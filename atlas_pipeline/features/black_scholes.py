@@ -50,9 +50,7 @@ def price(spot: float, strike: float, years: float, volatility: float, rate: flo
 
 
 @njit(cache=True)
-def implied_volatility(
-    prices: Array, spot: Array, strike: Array, years: Array, rate: float, call: Array
-) -> Array:
+def implied_volatility(prices: Array, spot: Array, strike: Array, years: Array, rate: float, call: Array) -> Array:
     """Find the volatility that gives each price, by bisection between 1e-4 and 10.
 
     The price rises with volatility, so that the bracket always holds the one answer: nothing can diverge. An

@@ -66,9 +66,7 @@ class CausalityReport:
         )
 
 
-def audit_causality(
-    function: FeatureFunction, bars: pd.DataFrame, *, cuts: int = 24, seed: int = 0
-) -> CausalityReport:
+def audit_causality(function: FeatureFunction, bars: pd.DataFrame, *, cuts: int = 24, seed: int = 0) -> CausalityReport:
     """Alter the future after a number of instants and compare every earlier row, bit for bit.
 
     Each cut is tried three times: the future cut off, its prices and volumes changed (each by its own random
@@ -233,9 +231,7 @@ def _permuted(bars: pd.DataFrame, future: np.ndarray, random: np.random.Generato
     return _with_future(bars, future, lambda values: values[order])
 
 
-def _with_future(
-    bars: pd.DataFrame, future: np.ndarray, alter: Callable[[np.ndarray], np.ndarray]
-) -> pd.DataFrame:
+def _with_future(bars: pd.DataFrame, future: np.ndarray, alter: Callable[[np.ndarray], np.ndarray]) -> pd.DataFrame:
     """Alter the numbers of the future rows."""
     numbers = bars.select_dtypes("number")
     values = numbers.to_numpy(dtype="float64", copy=True)

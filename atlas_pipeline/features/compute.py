@@ -19,9 +19,7 @@ from atlas_pipeline.features.registry import FEATURES, REGISTRY
 _NEEDED = ("symbol", "interval", "available_at", "month", "high", "low", "close")
 
 
-def compute_features(
-    bars: pd.DataFrame, *, volatility_decay: float = DataSettings.volatility_decay
-) -> pd.DataFrame:
+def compute_features(bars: pd.DataFrame, *, volatility_decay: float = DataSettings.volatility_decay) -> pd.DataFrame:
     """Compute every feature of the registry for every bar.
 
     A bar whose high, low or close is missing, infinite or not positive has no features, and all of them begin

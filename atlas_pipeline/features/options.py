@@ -37,9 +37,7 @@ OPTION_FEATURES = Table(
             "years of 365 days",
         ),
         _nullable("mid", "(bid + ask) / 2; null without both", "currency"),
-        _nullable(
-            "implied_volatility", "Volatility that gives the mid; null where none does", "per root year"
-        ),
+        _nullable("implied_volatility", "Volatility that gives the mid; null where none does", "per root year"),
         _nullable("delta", "Change of the price with the underlying's", "ratio"),
         _nullable("gamma", "Change of delta with the underlying's price", "per currency"),
         _nullable("vega", "Change of the price with volatility", "currency per unit of volatility"),
@@ -65,9 +63,7 @@ UNDERLYING_OPTION_FEATURES = Table(
             minimum=0,
         ),
         _nullable("days_to_expiry", "Days to that expiry", "days"),
-        _nullable(
-            "atm_volatility", "Mean implied volatility of call and put at the nearest strike", "per root year"
-        ),
+        _nullable("atm_volatility", "Mean implied volatility of call and put at the nearest strike", "per root year"),
         _nullable(
             "put_call_skew",
             "Implied volatility of the put with delta nearest −0.25 less that of the call nearest 0.25",
@@ -143,9 +139,7 @@ def aggregate_option_features(features: pd.DataFrame) -> pd.DataFrame:
         Rows of ``UNDERLYING_OPTION_FEATURES``; values are null where no such expiry, or no contract, exists.
     """
     rows = []
-    for (underlying, available_at, month), contracts in features.groupby(
-        ["underlying", "available_at", "month"]
-    ):
+    for (underlying, available_at, month), contracts in features.groupby(["underlying", "available_at", "month"]):
         days = contracts["years_to_expiry"] * _DAYS_OF_YEAR
         usable = contracts[(days >= _MINIMUM_DAYS) & contracts["implied_volatility"].notna()]
         row = {"symbol": underlying, "available_at": available_at, "month": month, "contracts": 0}

@@ -40,11 +40,7 @@ def validate_features(frame: pd.DataFrame) -> pd.DataFrame:
         ) from error
     infinite = [name for name in REGISTRY if np.isinf(checked[name]).any()]
     if infinite:
-        raise FeatureSchemaError(
-            f"features {infinite} are infinite: look for absurd prices in the bars of those rows"
-        )
+        raise FeatureSchemaError(f"features {infinite} are infinite: look for absurd prices in the bars of those rows")
     if (checked["RSI"] > 100.0).any():
-        raise FeatureSchemaError(
-            f"RSI reaches {checked['RSI'].max()}, above 100: recompute with compute_features"
-        )
+        raise FeatureSchemaError(f"RSI reaches {checked['RSI'].max()}, above 100: recompute with compute_features")
     return checked

@@ -18,9 +18,7 @@ PRICES = ("open", "high", "low", "close")
 
 SYMBOL = Column("symbol", "string", "The source's name of the instrument")
 INTERVAL = Column("interval", "string", "Length of the bar: 1d, 1h, 5m and so on")
-AVAILABLE_AT = Column(
-    "available_at", "timestamp", "Instant at which the bar is complete and could be known", "UTC"
-)
+AVAILABLE_AT = Column("available_at", "timestamp", "Instant at which the bar is complete and could be known", "UTC")
 SESSION = Column("session", "date", "Trading day of the exchange that the bar belongs to")
 MONTH = Column("month", "string", "Partition: year and month of available_at in UTC", "YYYY-MM")
 
@@ -61,9 +59,7 @@ BAR_REVISIONS = Table(
             "currency",
             True,
         ),
-        Column(
-            "new", "float64", "Value the source gives now; null where it withdrew the bar", "currency", True
-        ),
+        Column("new", "float64", "Value the source gives now; null where it withdrew the bar", "currency", True),
         Column("seen_at", "timestamp", "Instant of the ingestion that saw the change", "UTC"),
         MONTH,
     ),
@@ -105,9 +101,7 @@ _COMPARED = (*PRICES, "volume")
 
 def empty(table: Table) -> pd.DataFrame:
     """Make a frame of this table without rows, in its columns and types."""
-    return pd.DataFrame(
-        {column.name: pd.Series(dtype=PANDAS_DTYPE[column.dtype]) for column in table.columns}
-    )
+    return pd.DataFrame({column.name: pd.Series(dtype=PANDAS_DTYPE[column.dtype]) for column in table.columns})
 
 
 def compare_bars(old: pd.DataFrame, new: pd.DataFrame, seen_at: datetime) -> pd.DataFrame:
@@ -157,9 +151,7 @@ def compare_bars(old: pd.DataFrame, new: pd.DataFrame, seen_at: datetime) -> pd.
         )
     rows = pd.concat(changes, ignore_index=True)
     rows["seen_at"] = pd.Timestamp(seen_at).tz_convert("UTC")
-    types = {
-        column.name: PANDAS_DTYPE[column.dtype] for column in BAR_REVISIONS.columns if column.name in rows
-    }
+    types = {column.name: PANDAS_DTYPE[column.dtype] for column in BAR_REVISIONS.columns if column.name in rows}
     rows = rows.astype(types)
     rows["month"] = month_of(rows["available_at"])
     return rows.sort_values(list(BAR_REVISIONS.key), ignore_index=True)[list(BAR_REVISIONS.names)]

@@ -94,17 +94,13 @@ class BundledSource:
 def _read(dataset: str) -> pd.DataFrame:
     package = find_spec("arch")
     if package is None or not package.submodule_search_locations:
-        raise SourceUnavailableError(
-            "the bundled bars ship inside the package 'arch', which is missing: install it"
-        )
+        raise SourceUnavailableError("the bundled bars ship inside the package 'arch', which is missing: install it")
     path = Path(package.submodule_search_locations[0]) / "data" / dataset / f"{dataset}.csv.gz"
     try:
         frame = pd.read_csv(path, na_values=["."])
         frame["Date"] = pd.to_datetime(frame["Date"], format="%m/%d/%Y").astype("datetime64[us]")
     except (OSError, ValueError, KeyError) as error:
-        raise SourceUnavailableError(
-            f"bundled data {path} cannot be read ({error}): reinstall 'arch'"
-        ) from error
+        raise SourceUnavailableError(f"bundled data {path} cannot be read ({error}): reinstall 'arch'") from error
     return frame
 
 
@@ -112,9 +108,7 @@ def _read(dataset: str) -> pd.DataFrame:
 def _bars(symbol: str) -> pd.DataFrame:
     frame = _read(SYMBOLS[symbol])
     renamed = frame.rename(columns={"Date": "session"}).rename(columns=str.lower)
-    return conform(
-        renamed.assign(symbol=symbol, interval="1d", available_at=session_closes(renamed["session"])), BARS
-    )
+    return conform(renamed.assign(symbol=symbol, interval="1d", available_at=session_closes(renamed["session"])), BARS)
 
 
 @cache

@@ -37,9 +37,7 @@ class ReplayClock:
     def __init__(self, instants: pd.Series | pd.DatetimeIndex) -> None:
         ordered = pd.DatetimeIndex(instants).tz_convert("UTC").as_unit("us").unique().sort_values()
         if ordered.empty:
-            raise ValueError(
-                "a replay clock needs at least one bar; choose a source and range that have bars"
-            )
+            raise ValueError("a replay clock needs at least one bar; choose a source and range that have bars")
         self._instants = ordered
         self._months = ordered.tz_localize(None).to_numpy().astype("datetime64[M]")
 

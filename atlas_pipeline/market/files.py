@@ -99,9 +99,7 @@ class FilesSource:
         if bars is None and quotes is None and option_chain is None:
             raise ValueError("a files source needs at least one FileSet: bars, quotes or option_chain")
         given = {"bars": bars, "quotes": quotes, "option chains": option_chain}
-        self._sets = {
-            what: FileSet(**files) if isinstance(files, Mapping) else files for what, files in given.items()
-        }
+        self._sets = {what: FileSet(**files) if isinstance(files, Mapping) else files for what, files in given.items()}
 
     @property
     def symbols(self) -> tuple[str, ...]:
@@ -187,11 +185,7 @@ def _load_file(path: Path, files: FileSet, table: Table, optional: Sequence[str]
             f"{path} has no column {sorted(absent.values())}, named for {sorted(absent)}; "
             f"it has {list(raw.columns)}. Correct the column mapping"
         )
-    given = {
-        name: raw[files.columns.get(name, name)]
-        for name in table.names
-        if files.columns.get(name, name) in raw
-    }
+    given = {name: raw[files.columns.get(name, name)] for name in table.names if files.columns.get(name, name) in raw}
     frame = pd.DataFrame(given, index=raw.index)
     symbol = table.key[0]
     if symbol not in frame:
@@ -209,9 +203,7 @@ def _load_file(path: Path, files: FileSet, table: Table, optional: Sequence[str]
     elif "session" in frame:
         frame["available_at"] = session_closes(frame["session"], files.calendar)
     if "session" in table.names and "session" not in frame and "available_at" in frame:
-        frame["session"] = (
-            frame["available_at"].dt.tz_convert(files.time_zone).dt.tz_localize(None).dt.normalize()
-        )
+        frame["session"] = frame["available_at"].dt.tz_convert(files.time_zone).dt.tz_localize(None).dt.normalize()
     if "right" in frame:
         frame["right"] = frame["right"].str.lower().map(_RIGHTS).fillna(frame["right"])
     return conform(frame, table)
@@ -228,9 +220,7 @@ def _instants(values: pd.Series, path: Path, column: str) -> pd.Series:
         row = int(parsed.isna().to_numpy().argmax())
         raise SourceUnavailableError(f"{path}: {column} is missing in row {row}: repair or remove the row")
     if not pd.api.types.is_datetime64_any_dtype(parsed):
-        raise SourceUnavailableError(
-            f"{path}: {column} mixes time zones: write one zone, or UTC, in all rows"
-        )
+        raise SourceUnavailableError(f"{path}: {column} mixes time zones: write one zone, or UTC, in all rows")
     return parsed
 
 

@@ -87,15 +87,9 @@ def conform(frame: pd.DataFrame, table: Table) -> pd.DataFrame:
         if not _kind_fits(frame[column.name], column)
     ]
     if wrong:
-        raise BrokenSchemaError(
-            f"{table.name}: wrong types: {'; '.join(wrong)}. Parse them where the source is read"
-        )
+        raise BrokenSchemaError(f"{table.name}: wrong types: {'; '.join(wrong)}. Parse them where the source is read")
     keys = [column.name for column in expected if column.name in {*table.key, table.time}]
-    holes = [
-        f"{name} in row {int(np.flatnonzero(frame[name].isna())[0])}"
-        for name in keys
-        if frame[name].isna().any()
-    ]
+    holes = [f"{name} in row {int(np.flatnonzero(frame[name].isna())[0])}" for name in keys if frame[name].isna().any()]
     if holes:
         raise BrokenSchemaError(
             f"{table.name}: missing {', '.join(holes)}; a row without its key belongs nowhere. "
@@ -145,9 +139,7 @@ def reasons_of(rules: Iterable[tuple[str, np.ndarray]], rows: int) -> np.ndarray
     return reasons
 
 
-def duplicate_rules(
-    frame: pd.DataFrame, key: Collection[str], judged: np.ndarray
-) -> list[tuple[str, np.ndarray]]:
+def duplicate_rules(frame: pd.DataFrame, key: Collection[str], judged: np.ndarray) -> list[tuple[str, np.ndarray]]:
     """Two rules about rows that share a key: copies of a row, and rows that contradict one another.
 
     Of identical rows the first stays. Of contradicting rows none does: nothing in the data says which is
@@ -176,7 +168,7 @@ def duplicate_rules(
 
 
 def split(frame: pd.DataFrame, reasons: np.ndarray, table: Table) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Part the accepted rows, sorted by the key, from the refused ones, as ``quarantine_table`` has them.
+    """Part the accepted rows, sorted by the key, from those that go to quarantine.
 
     Parameters
     ----------
@@ -189,12 +181,13 @@ def split(frame: pd.DataFrame, reasons: np.ndarray, table: Table) -> tuple[pd.Da
     """
     refused = reasons != ""
     accepted = frame[~refused].sort_values(list(table.key), kind="stable", ignore_index=True)
+    # The rules should have let nothing through that the table forbids. The frame itself goes on, not pandera's
+    # copy, which would count the days in nanoseconds.
+    table.schema().validate(accepted, lazy=True)
     aside = frame[refused].copy()
     aside["ordinal"] = aside.groupby(list(table.key), sort=False).cumcount().astype("int64")
     aside["reason"] = pd.Series(reasons[refused], index=aside.index, dtype="str")
     target = quarantine_table(table)
-    aside = aside.astype(
-        {c.name: PANDAS_DTYPE[c.dtype] for c in target.columns if c.dtype not in ("int64", "int32")}
-    )
+    aside = aside.astype({c.name: PANDAS_DTYPE[c.dtype] for c in target.columns if c.dtype not in ("int64", "int32")})
     aside = aside.sort_values(list(target.key), kind="stable", ignore_index=True)
     return accepted, aside[list(target.names)]

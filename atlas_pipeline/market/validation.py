@@ -101,7 +101,7 @@ def validate_bars(
         *_stale_open_remarks(accepted, before),
     ]
     warnings = pd.DataFrame(remarks, columns=list(REMARKS)).astype(REMARKS)
-    return ValidatedBars(BARS.schema().validate(accepted, lazy=True), quarantined, warnings)
+    return ValidatedBars(accepted, quarantined, warnings)
 
 
 def stale_opens(
@@ -129,11 +129,7 @@ def stale_opens(
     judged = chained[chained["judged"] & close.notna()]
     stale = (judged["open"] / close[judged.index] - 1).abs() <= tolerance
     year = judged["available_at"].dt.year.astype("int32").rename("year")
-    counts = (
-        stale.groupby([judged["symbol"], judged["interval"], year])
-        .agg(days="size", stale="sum")
-        .reset_index()
-    )
+    counts = stale.groupby([judged["symbol"], judged["interval"], year]).agg(days="size", stale="sum").reset_index()
     counts = counts.astype({"days": "int64", "stale": "int64"})
     counts["share"] = counts["stale"] / counts["days"].where(counts["days"] > 0)
     return counts
@@ -217,16 +213,12 @@ def _absurd(
         if not ((high[1:] > factor * close[:-1]) | (low[1:] * factor < close[:-1])).any():
             continue
         absurd[
-            group["position"]
-            .to_numpy()[_off_level(high, low, close, group["judged"].to_numpy(), factor)]
-            .astype(int)
+            group["position"].to_numpy()[_off_level(high, low, close, group["judged"].to_numpy(), factor)].astype(int)
         ] = True
     return absurd
 
 
-def _off_level(
-    high: np.ndarray, low: np.ndarray, close: np.ndarray, judged: np.ndarray, factor: float
-) -> np.ndarray:
+def _off_level(high: np.ndarray, low: np.ndarray, close: np.ndarray, judged: np.ndarray, factor: float) -> np.ndarray:
     """Bars far off the last accepted close, so that the way back from a spike is not taken for a second one.
 
     A bar that agrees with the refused one before it confirms a new level (a split nobody recorded): it is
@@ -311,9 +303,7 @@ def _missing_sessions(
     return remarks
 
 
-def _stale_open_remarks(
-    bars: pd.DataFrame, history: pd.DataFrame
-) -> list[tuple[str, str, object, float, str]]:
+def _stale_open_remarks(bars: pd.DataFrame, history: pd.DataFrame) -> list[tuple[str, str, object, float, str]]:
     counts = stale_opens(bars, history).groupby("symbol", sort=True)[["days", "stale"]].sum()
     counts["share"] = counts["stale"] / counts["days"]
     counts["first"] = bars.groupby("symbol")["session"].min()

@@ -141,9 +141,7 @@ class YahooSource:
     def _fetch_some(self, symbols: Sequence[str], start: datetime, end: datetime) -> Fetched:
         fetched = self.fetch(symbols, start, end)
         lost = {symbol: str(outcome) for symbol, outcome in fetched.outcomes.items() if outcome != Outcome.OK}
-        broken = {
-            outcome for outcome in fetched.outcomes.values() if outcome not in (Outcome.OK, Outcome.EMPTY)
-        }
+        broken = {outcome for outcome in fetched.outcomes.values() if outcome not in (Outcome.OK, Outcome.EMPTY)}
         if broken and len(lost) == len(fetched.outcomes):
             raise SourceUnavailableError(
                 f"yahoo gave nothing: {lost}. Wait where rate-limited, else check symbols and network"
@@ -234,9 +232,7 @@ def as_traded(symbol: str, frame: pd.DataFrame, calendar: str = XNYS) -> tuple[p
     for name in ("open", "high", "low", "close"):
         bars[name] *= later
     bars["volume"] /= later
-    bars = bars.assign(
-        symbol=symbol, interval="1d", session=days, available_at=session_closes(days, calendar)
-    )
+    bars = bars.assign(symbol=symbol, interval="1d", session=days, available_at=session_closes(days, calendar))
     dividends = frame["Dividends"].fillna(0.0).to_numpy(dtype="float64") * later
     actions = pd.concat(
         [
