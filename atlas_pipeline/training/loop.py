@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from atlas_pipeline.config import Config
 from atlas_pipeline.models.forecaster import Forecaster
 from atlas_pipeline.models.heads import density_nll
-from atlas_pipeline.training.checkpoint import read_tensors, write_tensors
+from atlas_pipeline.training.checkpoint import CorruptCheckpointError, read_tensors, write_tensors
 from atlas_pipeline.training.density import DensityForecast, coverage, nll, pit
 from atlas_pipeline.training.hardware import Compute
 from atlas_pipeline.training.schedule import WeightAverage, cosine_with_warmup, load_parameters
@@ -305,7 +305,10 @@ class Loop:
         def part(prefix: str) -> dict[str, Tensor]:
             return {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
 
-        load_parameters(self.model, part("model."))
+        weights = part("model.")
+        if {n: p.shape for n, p in self.model.named_parameters()} != {n: w.shape for n, w in weights.items()}:
+            raise CorruptCheckpointError(f"{path} holds the weights of another network: {_CORRUPT}")
+        load_parameters(self.model, weights)
         device = self.compute.device
         self.average.weights = {name: w.to(device) for name, w in part("average.").items()}
         self.average.steps = record["average_steps"]

@@ -42,8 +42,9 @@ def pit_histogram(transform: Array, title: str) -> bytes:
     figure = _figure()
     axes = figure.subplots()
     axes.axhspan(low, high, color=INK, alpha=0.12, lw=0, label="95% band if calibrated")
-    axes.axhline(1, color=INK, lw=1, ls="--")
-    axes.bar(edges[:-1], counts * BINS / n, width=1 / BINS, align="edge", color=COLOURS[0], alpha=0.85,
+    for level in (low, 1, high):
+        axes.axhline(level, color=INK, lw=1, ls="--" if level == 1 else ":", zorder=3)
+    axes.bar(edges[:-1], counts * BINS / n, width=1 / BINS, align="edge", color=COLOURS[0],
              edgecolor="white", label=f"forecasts (n = {n})")  # fmt: skip
     axes.set(
         xlim=(0, 1),
@@ -51,7 +52,6 @@ def pit_histogram(transform: Array, title: str) -> bytes:
         ylabel="relative frequency (1)",
     )
     axes.set_title(title, loc="left")
-    axes.legend(loc="lower center", ncols=2)
     return _png(figure)
 
 
@@ -83,9 +83,8 @@ def reliability(transforms: Mapping[str, Array], title: str) -> bytes:
         excess = np.array([coverage(transform, level) - level for level in levels])
         axes.plot(100 * levels, 100 * excess, color=COLOURS[i % len(COLOURS)], lw=2 if i == 0 else 1.3, label=name)
     axes.set(xlim=(0, 100), xlabel="nominal coverage of the central interval (%)",
-             ylabel="observed minus nominal (percentage points)")  # fmt: skip
+             ylabel="observed minus nominal (% points)")  # fmt: skip
     axes.set_title(title, loc="left")
-    axes.legend(ncols=2)
     return _png(figure)
 
 
@@ -98,7 +97,6 @@ def learning_curve(epochs: list[dict[str, float]], title: str) -> bytes:
         axes.plot(number, [epoch[name] for epoch in epochs], "o-", color=COLOURS[i], lw=2, label=label)
     axes.set(xlabel="epoch", ylabel="negative log-likelihood (nats a bar)", xticks=number)
     axes.set_title(title, loc="left")
-    axes.legend()
     return _png(figure)
 
 
@@ -114,6 +112,8 @@ def _png(figure: Figure) -> bytes:
         axes.grid(axis="y", color=INK, alpha=0.15, lw=0.8)
         axes.set_axisbelow(True)
         axes.tick_params(colors=INK)
+    # Below the axes, where it covers no data.
+    figure.legend(loc="outside lower center", ncols=3, frameon=False)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return buffer.getvalue()

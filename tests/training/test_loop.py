@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from atlas_pipeline.models.forecaster import Forecaster
+from atlas_pipeline.training.checkpoint import CorruptCheckpointError
 from atlas_pipeline.training.hardware import resolve
 from atlas_pipeline.training.loop import LabelledWindows, Loop
 from atlas_pipeline.training.schedule import WeightAverage, cosine_with_warmup
@@ -36,6 +37,12 @@ def test_accumulated_gradients_equal_those_of_the_big_batch(small, hardware, tmp
     big, parts = (run(make_loop(config, hardware, b), tmp_path, str(b)) for b in (64, batch))
     # Float32 sums in another order; Adam divides by their root, which enlarges rounding.
     torch.testing.assert_close(parts, big, rtol=1e-3, atol=1e-4)
+
+
+def test_a_checkpoint_of_another_network_is_refused(small, hardware, tmp_path):
+    run(make_loop(small(max_epochs=1), hardware, 32), tmp_path, "state")
+    with pytest.raises(CorruptCheckpointError, match="another network: delete it"):
+        run(make_loop(small(max_epochs=1, ff_dim=16), hardware, 32), tmp_path, "state")
 
 
 def test_the_unit_is_in_the_loss_that_is_reported(small, hardware):
