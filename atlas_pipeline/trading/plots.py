@@ -47,18 +47,19 @@ def equity_curves(strategies: dict[str, list[Track]], title: str) -> bytes:
         time = tracks[0].path.available_at.astype("datetime64[us]")
         equity = np.mean([track.equity for track in tracks], axis=0)
         drawdown = equity / np.maximum.accumulate(equity) - 1.0
-        colour, width = COLOURS[number % len(COLOURS)], 2.0 if number == 0 else 1.2
+        # The first is wider and lies beneath: a baseline that it coincides with stays visible on it.
+        colour, width, layer = COLOURS[number % len(COLOURS)], 2.8 if number == 0 else 1.1, 2 + (number > 0)
         label = f"{name.replace('_', ' ')} ({equity[-1] / equity[0] - 1.0:+.1%})"
-        upper.plot(time, equity, color=colour, linewidth=width, label=label, zorder=3 if number == 0 else 2)
-        lower.plot(time, drawdown, color=colour, linewidth=width * 0.8, zorder=3 if number == 0 else 2)
+        upper.plot(time, equity, color=colour, linewidth=width, label=label, zorder=layer)
+        lower.plot(time, drawdown, color=colour, linewidth=width * 0.8, zorder=layer)
         if number == 0:
             lower.fill_between(time, drawdown, 0.0, color=colour, alpha=0.15, linewidth=0)
     opening = next(iter(strategies.values()))[0].equity[0]
     upper.axhline(opening, color="0.6", linewidth=0.8, linestyle=":")
-    upper.set_title(title, loc="left", fontsize=12, fontweight="bold")
+    figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold")
     upper.set_ylabel("equity (currency), net of costs")
     upper.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-    upper.legend(loc="upper left", frameon=False)
+    upper.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=len(strategies), frameon=False, borderpad=0.2)
     lower.set_ylabel("below peak")
     lower.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     lower.set_xlabel("time (UTC)")
