@@ -18,7 +18,6 @@ import pandas as pd
 
 FeatureFunction = Callable[[pd.DataFrame], pd.DataFrame]
 
-_SHOWN = 20
 VIOLATIONS = ("perturbation", "cut", "column", "rows", "symbol", "available_at")
 
 
@@ -39,8 +38,8 @@ class CausalityReport:
     comparisons
         Rows compared, summed over cuts and perturbations.
     violations
-        One row a perturbation, cut and column that changed: how many rows, and the first (at most 20 are
-        kept).
+        One row a perturbation and column that changed: the first cut that showed it, how many rows it changed there
+        and the first of them.
     seconds
         Wall time.
     """
@@ -106,6 +105,7 @@ def audit_causality(function: FeatureFunction, bars: pd.DataFrame, *, cuts: int 
     times = bars["available_at"].to_numpy(dtype="datetime64[us]").astype("int64")
     microseconds = [int(instant) for instant in chosen.as_unit("us").asi8]
     violations: list[tuple[object, ...]] = []
+    seen: set[tuple[str, str]] = set()
     comparisons = 0
     for cut, label in zip(microseconds, chosen, strict=True):
         future = times > cut
@@ -117,14 +117,17 @@ def audit_causality(function: FeatureFunction, bars: pd.DataFrame, *, cuts: int 
             ("permuted", _permuted(bars, future, random)),
         ):
             found = _Result(function(altered)).until(cut)
-            violations += [(perturbation, label, *difference) for difference in expected.differences(found)]
+            for difference in expected.differences(found):
+                if (perturbation, difference[0]) not in seen:
+                    seen.add((perturbation, difference[0]))
+                    violations.append((perturbation, label, *difference))
     return CausalityReport(
         passed=not violations,
         cuts=chosen,
         rows_compared=len(baseline.until(microseconds[-1])),
         last_rows=int(np.isin(baseline.times, microseconds).sum()),
         comparisons=comparisons,
-        violations=pd.DataFrame(violations[:_SHOWN], columns=list(VIOLATIONS)),
+        violations=pd.DataFrame(violations, columns=list(VIOLATIONS)),
         seconds=time.perf_counter() - begun,
     )
 

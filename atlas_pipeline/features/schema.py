@@ -28,7 +28,7 @@ def validate_features(frame: pd.DataFrame) -> pd.DataFrame:
     from pandera.errors import SchemaErrors
 
     try:
-        checked = FEATURES.schema().validate(frame, lazy=True)
+        checked = FEATURES.schema().validate(frame.reset_index(drop=True), lazy=True)
     except SchemaErrors as error:
         cases = error.failure_cases
         found = [
