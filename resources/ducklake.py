@@ -55,13 +55,14 @@ def _engine() -> duckdb.DuckDBPyConnection:
     The extensions are loaded from the installed wheels, so that nothing is installed, shared or stale; DuckDB
     verifies their signatures as it does those of downloaded ones.
     """
+    # One thread: a commit is some twenty tiny catalog queries, and handing them to workers doubles its CPU time.
     engine = duckdb.connect(
-        ":memory:", config={"autoinstall_known_extensions": False, "autoload_known_extensions": False}
+        ":memory:",
+        config={"autoinstall_known_extensions": False, "autoload_known_extensions": False, "threads": 1},
     )
     for name in ("ducklake", "sqlite_scanner"):
         path = (
-            Path(str(files(f"duckdb_extension_{name}")))
-            / f"extensions/v{duckdb.__version__}/{name}.duckdb_extension"
+            Path(str(files(f"duckdb_extension_{name}"))) / f"extensions/v{duckdb.__version__}/{name}.duckdb_extension"
         )
         if not path.is_file():
             raise FileNotFoundError(
