@@ -150,9 +150,7 @@ class Lake(LakeReader):
         grace = f"older_than => TIMESTAMPTZ '{(now - READER_GRACE).isoformat()}'"
         deleted = self._rows(f"CALL ducklake_cleanup_old_files({lake}, {grace})")
         deleted += self._rows(f"CALL ducklake_delete_orphaned_files({lake}, {grace})")
-        return Compaction(
-            sum(rows for (rows,) in flushed), sum(n for (n,) in merged), len(expired), len(deleted)
-        )
+        return Compaction(sum(rows for (rows,) in flushed), sum(n for (n,) in merged), len(expired), len(deleted))
 
     def _write(self, transaction: Transaction) -> Commit:
         counts: dict[str, int] = {}
@@ -224,17 +222,14 @@ class Lake(LakeReader):
         key = ", ".join(map(quoted, table.key))
         return f" ANTI JOIN (SELECT {key} FROM {self._name(table)}{filtered}) AS stored USING ({key})"
 
-    def _insert(
-        self, table: Table, frame: pd.DataFrame, filtered: str = "", values: Sequence[Any] = ()
-    ) -> int:
+    def _insert(self, table: Table, frame: pd.DataFrame, filtered: str = "", values: Sequence[Any] = ()) -> int:
         names = ", ".join(map(quoted, table.names))
         key = ", ".join(map(quoted, table.key))
         self._connection.register("incoming", pyarrow.Table.from_pandas(frame, preserve_index=False))
         try:
             return int(
                 self._value(
-                    f"INSERT INTO {self._name(table)} ({names}) "
-                    f"SELECT {names} FROM incoming{filtered} ORDER BY {key}",
+                    f"INSERT INTO {self._name(table)} ({names}) SELECT {names} FROM incoming{filtered} ORDER BY {key}",
                     values,
                 )
             )

@@ -93,9 +93,7 @@ class LakeReader:
         partitions = None if partition is None else [partition]
         return content_version(table, self.read(table, partitions=partitions, snapshot=snapshot))
 
-    def data_versions(
-        self, table: Table, partitions: Sequence[str], snapshot: int | None = None
-    ) -> dict[str, str]:
+    def data_versions(self, table: Table, partitions: Sequence[str], snapshot: int | None = None) -> dict[str, str]:
         """Return the content versions of several partitions, read at once."""
         return retry_when_locked(lambda: self._data_versions(table, partitions, snapshot))
 
@@ -118,13 +116,8 @@ class LakeReader:
 
     def row_counts(self) -> dict[str, int]:
         """Return the number of rows of each table in the lake, sorted by name."""
-        names = self._rows(
-            f"SELECT table_name FROM duckdb_tables() WHERE database_name = '{self._alias}' ORDER BY 1"
-        )
-        return {
-            name: self._rows(f"SELECT count(*) FROM {self._alias}.main.{quoted(name)}")[0][0]
-            for (name,) in names
-        }
+        names = self._rows(f"SELECT table_name FROM duckdb_tables() WHERE database_name = '{self._alias}' ORDER BY 1")
+        return {name: self._rows(f"SELECT count(*) FROM {self._alias}.main.{quoted(name)}")[0][0] for (name,) in names}
 
     def duplicates(self, table: Table) -> pd.DataFrame:
         """Return the keys that more than one row has, with their number of ``rows``."""

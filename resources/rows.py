@@ -58,11 +58,7 @@ def selection(columns: list[Column]) -> str:
 
 def fetch(result: duckdb.DuckDBPyConnection, columns: list[Column]) -> pd.DataFrame:
     """Return a query's rows with the declared pandas dtypes."""
-    return (
-        result.to_arrow_table()
-        .to_pandas()
-        .astype({column.name: PANDAS_DTYPE[column.dtype] for column in columns})
-    )
+    return result.to_arrow_table().to_pandas().astype({column.name: PANDAS_DTYPE[column.dtype] for column in columns})
 
 
 def empty(columns: list[Column]) -> pd.DataFrame:
@@ -153,7 +149,5 @@ def instant(value: datetime, name: str) -> pd.Timestamp:
         Where ``value`` has no time zone.
     """
     if value.tzinfo is None:
-        raise ValueError(
-            f"{name}={value.isoformat()} has no time zone: pass an aware datetime, such as one in UTC"
-        )
+        raise ValueError(f"{name}={value.isoformat()} has no time zone: pass an aware datetime, such as one in UTC")
     return pd.Timestamp(value).tz_convert("UTC")

@@ -60,9 +60,7 @@ GATE = Table(
 )
 
 
-def bars(
-    month: str, days: int = 3, symbols: tuple[str, ...] = ("A", "B"), close: float = 100.0
-) -> pd.DataFrame:
+def bars(month: str, days: int = 3, symbols: tuple[str, ...] = ("A", "B"), close: float = 100.0) -> pd.DataFrame:
     spacing = "D" if days <= 28 else "min"
     times = pd.date_range(f"{month}-01 21:00", periods=days, freq=spacing, tz="UTC").as_unit("us")
     n = days * len(symbols)
@@ -310,9 +308,7 @@ def test_old_snapshots_stay_readable(warehouse: Warehouse) -> None:
 def test_duplicates_are_shown(warehouse: Warehouse) -> None:
     warehouse.append(LEDGER, decisions(1, 2))
     with warehouse.session() as lake:
-        lake._connection.execute(
-            f"INSERT INTO {lake._name(LEDGER)} SELECT * FROM {lake._name(LEDGER)} LIMIT 1"
-        )
+        lake._connection.execute(f"INSERT INTO {lake._name(LEDGER)} SELECT * FROM {lake._name(LEDGER)} LIMIT 1")
     found = warehouse.duplicates(LEDGER)
     assert found["available_at"].tolist() == [pd.Timestamp("2016-01-01", tz="UTC")]
     assert found["rows"].tolist() == [2]
@@ -329,9 +325,7 @@ def test_duplicates_are_shown(warehouse: Warehouse) -> None:
         (bars("2016-01").assign(close="much"), "close"),
     ],
 )
-def test_bad_rows_are_refused_and_nothing_is_written(
-    warehouse: Warehouse, frame: pd.DataFrame, message: str
-) -> None:
+def test_bad_rows_are_refused_and_nothing_is_written(warehouse: Warehouse, frame: pd.DataFrame, message: str) -> None:
     with pytest.raises(InvalidRowsError, match=message) as refusal:
         warehouse.replace(BARS, {"2016-02": bars("2016-02"), "2016-01": frame})
     assert "table 'bars'" in str(refusal.value)
@@ -355,9 +349,7 @@ def test_coercible_rows_are_coerced(warehouse: Warehouse) -> None:
 
 def test_changed_declaration_is_noticed(warehouse: Warehouse) -> None:
     warehouse.append(GATE, pd.DataFrame({"step": [500], "verdict": ["wait"]}))
-    changed = Table(
-        "gate_decisions", "verdicts", (*GATE.columns, Column("why", "string", "reason")), key=("step",)
-    )
+    changed = Table("gate_decisions", "verdicts", (*GATE.columns, Column("why", "string", "reason")), key=("step",))
     with pytest.raises(TableMismatchError, match=r"\['why'\]: rename or drop"):
         warehouse.read(changed)
     with pytest.raises(TableMismatchError):
@@ -464,9 +456,7 @@ def test_compaction_keeps_the_named_snapshots(warehouse: Warehouse) -> None:
         for day in range(1, 7):
             with lake.transaction() as transaction:
                 transaction.append(LEDGER, decisions(day))
-                transaction.replace(
-                    BARS, {"2016-01": long.assign(close=float(day)), "2016-02": bars("2016-02", day)}
-                )
+                transaction.replace(BARS, {"2016-01": long.assign(close=float(day)), "2016-02": bars("2016-02", day)})
             assert transaction.commit is not None
             contents[transaction.commit.snapshot] = lake.read(BARS)
         keep = sorted(contents)[1:3]
@@ -503,9 +493,7 @@ class TestTimeTravelUnderMaintenance:
     """Whatever is written and compacted in whatever order, every living snapshot reads as it was."""
 
     @settings(max_examples=5, deadline=None)
-    @given(
-        st.lists(st.sampled_from(["replace", "replace_long", "append", "compact"]), min_size=5, max_size=9)
-    )
+    @given(st.lists(st.sampled_from(["replace", "replace_long", "append", "compact"]), min_size=5, max_size=9))
     def test_random_histories(self, tmp_path_factory: pytest.TempPathFactory, steps: list[str]) -> None:
         warehouse = Warehouse(home=str(tmp_path_factory.mktemp("lake")))
         history: dict[int, tuple[pd.DataFrame, pd.DataFrame]] = {}
@@ -522,7 +510,5 @@ class TestTimeTravelUnderMaintenance:
                         pd.testing.assert_frame_equal(lake.read(BARS, snapshot=snapshot), all_bars)
                         pd.testing.assert_frame_equal(lake.read(LEDGER, snapshot=snapshot), ledger)
                 else:
-                    lake.replace(
-                        BARS, {month: bars(month, 2 if step == "replace" else 8, close=float(number))}
-                    )
+                    lake.replace(BARS, {month: bars(month, 2 if step == "replace" else 8, close=float(number))})
                 history[lake.snapshot()] = (lake.read(BARS), lake.read(LEDGER))
