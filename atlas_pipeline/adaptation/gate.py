@@ -121,14 +121,10 @@ def judge(
     contenders = {"candidate": candidate, "champion": champion, "base": base}
     counts = {name: (len(result.net_returns), result.steps) for name, result in contenders.items()}
     if len(set(counts.values())) != 1:
-        raise ValueError(
-            f"shadow results of different bars and steps {counts}; run all three on the same bars"
-        )
+        raise ValueError(f"shadow results of different bars and steps {counts}; run all three on the same bars")
     for name in ("champion", "base"):
         if not np.isfinite(contenders[name].net_returns).all():
-            raise ValueError(
-                f"the shadow result of the {name} is not finite; repair what is live before judging"
-            )
+            raise ValueError(f"the shadow result of the {name} is not finite; repair what is live before judging")
     steps, minimum = candidate.steps, config.gate_minimum_steps
     numbers = {"steps": float(steps), "bars": float(len(candidate.net_returns))}
     for name, result in contenders.items():
@@ -164,7 +160,5 @@ def judge(
         return GateDecision("promote", numbers, reason)
     if steps >= MAXIMUM_WAIT * minimum:
         return GateDecision("refuse", numbers, f"no superiority over the champion in {steps} steps")
-    reason = (
-        f"undecided after {steps} steps: the difference is between {lower[0]:.2e} and {upper[0]:.2e} a bar"
-    )
+    reason = f"undecided after {steps} steps: the difference is between {lower[0]:.2e} and {upper[0]:.2e} a bar"
     return GateDecision("wait", numbers, reason)

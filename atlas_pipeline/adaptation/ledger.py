@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from atlas_pipeline.market.table import Column, Table
-from atlas_pipeline.trading.simulator import ACCOUNT
-from atlas_pipeline.trading.state import CONTEXT
+from atlas_pipeline.trading.layout import ACCOUNT, CONTEXT
 
 KEY = ("ledger", "symbol", "bar")
 CONTEXT_COLUMNS = tuple(f"context_{name}" for name in CONTEXT)
@@ -12,9 +11,7 @@ CONTEXT_COLUMNS = tuple(f"context_{name}" for name in CONTEXT)
 _LEDGER = Column("ledger", "string", "name of the paper ledger; each has its own accounts")
 _SYMBOL = Column("symbol", "string", "instrument")
 _ACTION = Column("action", "int32", "0 HOLD, 1 BUY, 2 SELL, one unit of equity each", minimum=0)
-_MODEL_VERSION = Column(
-    "model_version", "string", "version of the model that decided, as the registry names it"
-)
+_MODEL_VERSION = Column("model_version", "string", "version of the model that decided, as the registry names it")
 _CONTEXT = tuple(
     Column(column, "float32", f"the policy's context {name!r} at the bar of the decision")
     for column, name in zip(CONTEXT_COLUMNS, CONTEXT, strict=True)
@@ -41,13 +38,9 @@ DECISIONS = Table(
         _SYMBOL,
         Column("bar", "timestamp", "instant the bar of the decision is complete", "UTC"),
         _ACTION,
-        Column(
-            "log_probability", "float64", "of the sampled action, under the policy that sampled it", "nats"
-        ),
+        Column("log_probability", "float64", "of the sampled action, under the policy that sampled it", "nats"),
         Column("value", "float64", "the critic's estimate of the discounted rewards to come"),
-        Column(
-            "forecast_location", "float64", "of the coming return's density, by the frozen base", "percent"
-        ),
+        Column("forecast_location", "float64", "of the coming return's density, by the frozen base", "percent"),
         Column("forecast_scale", "float64", "of the coming return's density, by the frozen base", "percent"),
         Column("volatility", "float64", "trailing volatility known at the bar", "percent per bar", minimum=0),
         *_CONTEXT,
@@ -100,9 +93,7 @@ EXPERIENCE = Table(
         _LEDGER,
         _SYMBOL,
         Column("bar", "timestamp", "bar of the state and the action", "UTC"),
-        Column(
-            "next_bar", "timestamp", "bar that brought the reward, from which on the step is known", "UTC"
-        ),
+        Column("next_bar", "timestamp", "bar that brought the reward, from which on the step is known", "UTC"),
         Column(
             "env_step",
             "int64",
@@ -146,9 +137,7 @@ GATE_DECISIONS = Table(
             )
         ),
         *(
-            Column(
-                f"over_{other}_{measure}", "float64", f"{meaning} over the {other}", "per bar", nullable=True
-            )
+            Column(f"over_{other}_{measure}", "float64", f"{meaning} over the {other}", "per bar", nullable=True)
             for other in ("champion", "base")
             for measure, meaning in (
                 ("mean", "mean difference of the candidate's net return"),

@@ -104,9 +104,7 @@ class Adapter:
 
 def empty_adapter(base_sha256: str, policy_sha256: str, config: Config) -> Adapter:
     """Make the adapter that every base starts with: the identity."""
-    return Adapter(
-        base_sha256, policy_sha256, config.digest(), rank=config.lora_rank, alpha=config.lora_alpha
-    )
+    return Adapter(base_sha256, policy_sha256, config.digest(), rank=config.lora_rank, alpha=config.lora_alpha)
 
 
 def save_adapter(adapter: Adapter, path: Path) -> str:
@@ -210,7 +208,4 @@ def extract(network: nn.Module) -> dict[str, Tensor]:
     """Copy the LoRA matrices out of a network from ``attach``, named as in ``Adapter.tensors``."""
     from peft import get_peft_model_state_dict
 
-    return {
-        name: tensor.detach().float().cpu().clone()
-        for name, tensor in get_peft_model_state_dict(network).items()
-    }
+    return {name: tensor.detach().float().cpu().clone() for name, tensor in get_peft_model_state_dict(network).items()}

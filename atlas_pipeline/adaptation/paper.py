@@ -25,9 +25,10 @@ from atlas_pipeline.adaptation.ledger import (
 )
 from atlas_pipeline.config import Config
 from atlas_pipeline.market.table import PANDAS_DTYPE, Table
+from atlas_pipeline.trading.layout import ACCOUNT, STEPS
 from atlas_pipeline.trading.market_path import MarketPath
 from atlas_pipeline.trading.policy import decide
-from atlas_pipeline.trading.simulator import ACCOUNT, STEPS, Rules, open_account, step
+from atlas_pipeline.trading.simulator import Rules, open_account, step
 from atlas_pipeline.trading.state import context_vector, state_vector
 from atlas_pipeline.windows.panel import microseconds
 
@@ -194,19 +195,13 @@ def trade(
     state: LedgerState, paths: Sequence[MarketPath], policy: LivePolicy, config: Config, seed: int
 ) -> Iterator[tuple[LedgerState, LedgerRows]]:
     """Trade every bar of the paths that is later than the state's, one after another; see ``trade_bar``."""
-    bars = (
-        np.unique(np.concatenate([path.available_at for path in paths])) if paths else np.empty(0, np.int64)
-    )
-    for bar in bars[
-        np.searchsorted(bars, state.bar, side="right") if state.bar is not None else 0 :
-    ].tolist():
+    bars = np.unique(np.concatenate([path.available_at for path in paths])) if paths else np.empty(0, np.int64)
+    for bar in bars[np.searchsorted(bars, state.bar, side="right") if state.bar is not None else 0 :].tolist():
         state, rows = trade_bar(state, paths, bar, policy, config, seed)
         yield state, rows
 
 
-def restore(
-    ledger: str, equity: pd.DataFrame, decisions: pd.DataFrame, experience: pd.DataFrame
-) -> LedgerState:
+def restore(ledger: str, equity: pd.DataFrame, decisions: pd.DataFrame, experience: pd.DataFrame) -> LedgerState:
     """Rebuild a ledger's state after its last traded bar from its tables alone.
 
     A bar counts as traded once its decisions are there. Later rows of the other tables, which a stop between

@@ -104,9 +104,7 @@ class PrioritizedReplayBuffer:
             ("epsilon", epsilon, epsilon > 0),
         ):
             if not works:
-                raise ReplayError(
-                    f"PrioritizedReplayBuffer({name}={value!r}) cannot work; see its parameters"
-                )
+                raise ReplayError(f"PrioritizedReplayBuffer({name}={value!r}) cannot work; see its parameters")
         self.capacity = capacity
         self.alpha = alpha
         self.beta = beta
@@ -158,14 +156,10 @@ class PrioritizedReplayBuffer:
         rows = {name: np.asarray(value) for name, value in experience.items()}
         lengths = {name: len(value) if value.ndim else -1 for name, value in rows.items()}
         if not rows or len(set(lengths.values())) != 1 or -1 in lengths.values():
-            raise ReplayError(
-                f"experiences must be arrays of one common first dimension, got lengths {lengths}"
-            )
+            raise ReplayError(f"experiences must be arrays of one common first dimension, got lengths {lengths}")
         count = next(iter(lengths.values()))
         if count > self.capacity:
-            raise ReplayError(
-                f"{count} experiences do not fit a capacity of {self.capacity}; add the newest only"
-            )
+            raise ReplayError(f"{count} experiences do not fit a capacity of {self.capacity}; add the newest only")
         if td_error is None:
             priorities = np.full(count, self._largest)
         else:
@@ -197,9 +191,7 @@ class PrioritizedReplayBuffer:
         # (N P(i))^-beta over its maximum: N and the total cancel; the ratio to the least priority stays.
         weights = (self._sums[self._leaves + indices] / self._minima[1]) ** -self.beta
         self.beta = min(1.0, self.beta + self.beta_increment)
-        return ReplaySample(
-            indices, weights, {name: column[indices] for name, column in self._columns.items()}
-        )
+        return ReplaySample(indices, weights, {name: column[indices] for name, column in self._columns.items()})
 
     def update_priorities(self, indices: np.ndarray, td_error: np.ndarray) -> None:
         """Give the experiences at these places new errors.
@@ -211,18 +203,14 @@ class PrioritizedReplayBuffer:
         """
         places = np.asarray(indices, dtype=np.int64)
         if len(places) and (places.min() < 0 or places.max() >= self._size):
-            raise ReplayError(
-                f"places {places.min()} to {places.max()} are not within the {self._size} in use"
-            )
+            raise ReplayError(f"places {places.min()} to {places.max()} are not within the {self._size} in use")
         _write(self._sums, self._minima, places, self._priority(np.asarray(td_error, dtype=np.float64)))
 
     def state_dict(self) -> dict[str, np.ndarray]:
         """Everything as arrays (scalars as float64 or int64), so that it fits a safetensors file."""
         state = {f"experience.{name}": column[: self._size].copy() for name, column in self._columns.items()}
         state["priorities"] = self.priorities
-        state["settings"] = np.array(
-            [self.alpha, self.beta, self.beta_increment, self.epsilon, self._largest]
-        )
+        state["settings"] = np.array([self.alpha, self.beta, self.beta_increment, self.epsilon, self._largest])
         state["places"] = np.array([self.capacity, self._cursor, self._size], dtype=np.int64)
         return state
 
@@ -237,9 +225,7 @@ class PrioritizedReplayBuffer:
         """
         missing = sorted({"priorities", "settings", "places"} - state.keys())
         if missing:
-            raise ReplayError(
-                f"not the state of a replay buffer: it lacks {missing}; start with an empty buffer"
-            )
+            raise ReplayError(f"not the state of a replay buffer: it lacks {missing}; start with an empty buffer")
         alpha, beta, beta_increment, epsilon, largest = (float(value) for value in state["settings"])
         capacity, cursor, size = (int(value) for value in state["places"])
         buffer = cls(capacity, alpha, beta, beta_increment, epsilon)

@@ -1,4 +1,4 @@
-"""A replay buffer on disk, so that the next adapter carries its priorities on."""
+"""The replay buffer in one safetensors file, so that priorities and beta outlive the run; draws go on exactly."""
 
 from __future__ import annotations
 
@@ -6,26 +6,28 @@ from pathlib import Path
 
 import torch
 
-from atlas_pipeline.adaptation.replay import PrioritizedReplayBuffer
-from atlas_pipeline.training.checkpoint import read_tensors, write_tensors
+from atlas_pipeline.adaptation.replay import PrioritizedReplayBuffer, ReplayError
+from atlas_pipeline.training.checkpoint import CorruptCheckpointError, read_tensors, write_tensors
+
+_REMEDY = "materialize the lora_adapter of that step again"
 
 
-def save_replay(replay: PrioritizedReplayBuffer, file: Path) -> str:
+def save_replay(buffer: PrioritizedReplayBuffer, path: Path) -> str:
     """Write the buffer, whole or not at all, and return the SHA-256 (hex) of its arrays."""
-    return write_tensors(
-        file, {name: torch.from_numpy(array) for name, array in replay.state_dict().items()}, {}
-    )
+    arrays = buffer.state_dict()
+    return write_tensors(path, {name: torch.from_numpy(array) for name, array in arrays.items()}, {})
 
 
-def load_replay(file: Path) -> PrioritizedReplayBuffer:
+def load_replay(path: Path) -> PrioritizedReplayBuffer:
     """Read a buffer that ``save_replay`` wrote.
 
     Raises
     ------
     CorruptCheckpointError
-        Where the file is missing or damaged.
-    ReplayError
-        Where it holds something else.
+        Where the file is missing, damaged or something else; it is named.
     """
-    tensors, _ = read_tensors(file, "materialize the adapter that it stands beside again")
-    return PrioritizedReplayBuffer.from_state_dict({name: tensor.numpy() for name, tensor in tensors.items()})
+    tensors, _ = read_tensors(path, _REMEDY)
+    try:
+        return PrioritizedReplayBuffer.from_state_dict({name: t.numpy() for name, t in tensors.items()})
+    except ReplayError as error:
+        raise CorruptCheckpointError(f"{path}: {error}; {_REMEDY}") from error

@@ -27,13 +27,9 @@ from atlas_pipeline.adaptation.lora import (
 from atlas_pipeline.config import Config, Hardware
 from atlas_pipeline.models.actor_critic import ActorCritic
 from atlas_pipeline.trading.market_path import MarketPath, market_paths
+from atlas_pipeline.trading.policy_bundle import load_policy
 from atlas_pipeline.training.bundle import TrainedForecaster
-from atlas_pipeline.training.checkpoint import (
-    CorruptCheckpointError,
-    read_tensors,
-    tensors_digest,
-    write_tensors,
-)
+from atlas_pipeline.training.checkpoint import tensors_digest
 from atlas_pipeline.training.forecast import forecast
 from atlas_pipeline.windows.index import window_ends
 from atlas_pipeline.windows.panel import Panel, microseconds
@@ -212,26 +208,3 @@ class LivePolicy:
                     f"{self.adapter.sha256[:16]}, or restore its base"
                 )
         return embeddings, location, scale
-
-
-def save_policy(model: ActorCritic, path: Path) -> str:
-    """Write the actor-critic to one safetensors file, whole or not at all, and return its ``sha256``."""
-    record = {"state_dim": model.state_dim, "hidden": model.actor[0].out_features}
-    return write_tensors(path, model.state_dict(), record)
-
-
-def load_policy(path: Path) -> ActorCritic:
-    """Read an actor-critic that ``save_policy`` wrote, in evaluation mode.
-
-    Raises
-    ------
-    CorruptCheckpointError
-        Where the file is missing, damaged or something else; it is named.
-    """
-    remedy = "materialize the policy of that fold again"
-    tensors, record = read_tensors(path, remedy)
-    if record.keys() != {"state_dim", "hidden"}:
-        raise CorruptCheckpointError(f"{path} is not an actor-critic: {remedy}")
-    model = ActorCritic(**record)
-    model.load_state_dict(tensors)
-    return model.eval()

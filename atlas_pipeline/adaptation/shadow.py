@@ -19,10 +19,11 @@ from numba import njit
 from atlas_pipeline.adaptation.gate import ShadowResult
 from atlas_pipeline.adaptation.serving import LivePolicy
 from atlas_pipeline.config import Config
+from atlas_pipeline.trading.layout import CONTEXT, EQUITY, PEAK
 from atlas_pipeline.trading.market_path import MarketPath
 from atlas_pipeline.trading.policy import decide
-from atlas_pipeline.trading.simulator import EQUITY, PEAK, Rules, open_account, step
-from atlas_pipeline.trading.state import CONTEXT, state_vector, write_context
+from atlas_pipeline.trading.simulator import Rules, open_account, step
+from atlas_pipeline.trading.state import state_vector, write_context
 
 SAMPLED_PATHS = 64
 

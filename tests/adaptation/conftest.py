@@ -94,9 +94,6 @@ def learned(base, config):
     """An adapter with non-zero B, as after an update."""
     network = attach(base.forecaster.model.backbone, config, base.adapter, 0)
     generator = torch.Generator().manual_seed(1)
-    tensors = {
-        name: 0.3 * torch.randn(tensor.shape, generator=generator)
-        for name, tensor in extract(network).items()
-    }
+    tensors = {name: 0.3 * torch.randn(tensor.shape, generator=generator) for name, tensor in extract(network).items()}
     origin = empty_adapter(base.base_sha256, base.policy_sha256, config)
     return Adapter(**origin.provenance() | {"env_step": 100}, tensors=tensors)

@@ -80,9 +80,7 @@ def test_noise_is_promoted_no_more_often_than_the_bound_says():
     for trial in range(60):
         champion = generator.normal(0, 0.01, 250)
         candidate = champion + generator.normal(0, 0.003, 250)
-        promoted += (
-            judge(result(candidate), result(champion), result(champion), CONFIG, trial).verdict == "promote"
-        )
+        promoted += judge(result(candidate), result(champion), result(champion), CONFIG, trial).verdict == "promote"
     # One-sided 90% bound: 6 of 60 expected; 14 or more has a probability below 0.2%.
     assert promoted < 14
 

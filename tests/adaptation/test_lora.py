@@ -17,9 +17,7 @@ from atlas_pipeline.config import Config
 from atlas_pipeline.models.patchtst import PatchTST
 from atlas_pipeline.training.checkpoint import CorruptCheckpointError, write_tensors
 
-SMALL = Config(
-    seq_length=32, patch_length=8, stride=8, d_model=16, n_heads=2, n_layers=2, ff_dim=32, lora_rank=4
-)
+SMALL = Config(seq_length=32, patch_length=8, stride=8, d_model=16, n_heads=2, n_layers=2, ff_dim=32, lora_rank=4)
 EMPTY = Adapter("base", "policy", "digest", rank=4, alpha=16)
 
 
@@ -39,9 +37,7 @@ def learned(backbone):
 
 
 def windows(count=3):
-    return torch.randn(
-        count, SMALL.seq_length, SMALL.feature_size, generator=torch.Generator().manual_seed(2)
-    )
+    return torch.randn(count, SMALL.seq_length, SMALL.feature_size, generator=torch.Generator().manual_seed(2))
 
 
 def test_has_98304_trainable_parameters_on_the_default_model():
@@ -71,9 +67,7 @@ def test_merge_equals_peft(backbone, learned):
     for module in network.modules():
         if isinstance(module, LoraLayer):
             module.merge()
-    weights = {
-        name.replace(".base_layer", ""): p for name, p in network.named_parameters() if "lora" not in name
-    }
+    weights = {name.replace(".base_layer", ""): p for name, p in network.named_parameters() if "lora" not in name}
     for name, weight in ours.named_parameters():
         torch.testing.assert_close(weight, weights[name], rtol=0, atol=1e-6)
     assert not torch.equal(ours(x), backbone(x))

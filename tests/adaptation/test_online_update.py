@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from atlas_pipeline.adaptation.experience import Experience, ExperienceError
-from atlas_pipeline.adaptation.online_update import _Learner, new_replay, update_adapter
+from atlas_pipeline.adaptation.online_update import _learner, new_replay, update_adapter
 from atlas_pipeline.adaptation.paper import LedgerRows, LedgerState, trade
 from atlas_pipeline.adaptation.replay import PrioritizedReplayBuffer
 from atlas_pipeline.trading.ppo_loss import gae
@@ -17,9 +17,7 @@ from atlas_pipeline.windows.index import gather
 @pytest.fixture(scope="module")
 def ledger(base, panel, config, hardware):
     rows = LedgerRows()
-    for _, more in trade(
-        LedgerState("main"), base.market_paths(panel, None, None, hardware), base, config, 0
-    ):
+    for _, more in trade(LedgerState("main"), base.market_paths(panel, None, None, hardware), base, config, 0):
         rows.extend(more)
     return rows.frames()["experience"]
 
@@ -35,7 +33,7 @@ def until(ledger, step):
 
 def learner(ledger, panel, live, config, hardware):
     steps = Experience.of(ledger, panel, config.seq_length)
-    return _Learner(steps, panel, live, config, hardware, resolve(hardware), 0)
+    return _learner(steps, panel, live, config, hardware, resolve(hardware), 0)
 
 
 def test_learns_an_adapter_that_knows_its_origin(first, base, config):
@@ -131,15 +129,11 @@ def test_errors_are_those_of_the_definition(ledger, panel, base, config, hardwar
     steps = mind.steps
     values = torch.from_numpy(base.forecaster.scaler.transform(panel.values))
     with torch.no_grad():
-        embedding = base.forecaster.model.embed(
-            gather(values, torch.from_numpy(steps.ends), config.seq_length)
-        )
+        embedding = base.forecaster.model.embed(gather(values, torch.from_numpy(steps.ends), config.seq_length))
         _, expected = base.actor_critic(torch.cat([embedding, torch.tensor(steps.contexts)], dim=1))
     v = expected.double().numpy()
     rows = np.flatnonzero(steps.complete)
-    np.testing.assert_allclose(
-        mind.errors(rows), steps.rewards[rows] + config.gamma * v[rows + 1] - v[rows], atol=1e-5
-    )
+    np.testing.assert_allclose(mind.errors(rows), steps.rewards[rows] + config.gamma * v[rows + 1] - v[rows], atol=1e-5)
     # The ledger stored the value that the same policy had said.
     stored = experience.sort_values(["symbol", "bar"])["value"].to_numpy()
     np.testing.assert_allclose(v, stored, atol=1e-5)

@@ -16,9 +16,10 @@ from atlas_pipeline.adaptation.paper import (
     trade,
     trade_bar,
 )
+from atlas_pipeline.trading.layout import ACCOUNT, CONTEXT
 from atlas_pipeline.trading.policy import decide
-from atlas_pipeline.trading.simulator import ACCOUNT, Rules, open_account, step
-from atlas_pipeline.trading.state import CONTEXT, state_vector
+from atlas_pipeline.trading.simulator import Rules, open_account, step
+from atlas_pipeline.trading.state import state_vector
 
 SEED = 3
 
@@ -87,9 +88,7 @@ def test_equals_the_simulator_alone(undisturbed, paths, base, config):
     for t in range(len(path) - 1):
         np.testing.assert_array_equal(equity.loc[t, list(ACCOUNT)].to_numpy(float), account)
         action = int(decisions.loc[t, "action"])
-        outcome = step(
-            account, action, path.close[t + 1], path.close[t + 1], path.volatility[t], Rules.of(config)
-        )
+        outcome = step(account, action, path.close[t + 1], path.close[t + 1], path.volatility[t], Rules.of(config))
         assert experience.loc[t, "reward"] == outcome.reward
         assert experience.loc[t, "action"] == action
         assert equity.loc[t + 1, "net_return"] == outcome.net_return
@@ -115,17 +114,13 @@ def test_random_numbers_are_uniform_and_their_own(undisturbed):
     draws = np.array([action_uniform(0, "main", "AAA", bar) for bar in range(2000)])
     assert abs(draws.mean() - 0.5) < 4 / np.sqrt(12 * 2000)
     assert len(np.unique(draws)) == 2000
-    others = {
-        action_uniform(*key) for key in ((1, "main", "AAA", 5), (0, "m", "AAA", 5), (0, "main", "B", 5))
-    }
+    others = {action_uniform(*key) for key in ((1, "main", "AAA", 5), (0, "m", "AAA", 5), (0, "main", "B", 5))}
     assert len(others | {draws[5]}) == 4
 
 
 @pytest.mark.parametrize("kept", range(len(LEDGER_TABLES) + 1))
 @pytest.mark.parametrize("bars", [1, 2, 40])
-def test_a_ledger_killed_between_any_two_writes_goes_on_exactly(
-    undisturbed, paths, base, learned, config, bars, kept
-):
+def test_a_ledger_killed_between_any_two_writes_goes_on_exactly(undisturbed, paths, base, learned, config, bars, kept):
     """Of the last bar only the first ``kept`` tables were written; the model changed before the restart."""
     final, expected = undisturbed
     state, tables = run(LedgerState("main"), paths, base, config, bars)
@@ -138,8 +133,7 @@ def test_a_ledger_killed_between_any_two_writes_goes_on_exactly(
     assert state.env_steps == final.env_steps
     for table in LEDGER_TABLES:
         one, other = (
-            frames[table.name].sort_values(list(table.key)).reset_index(drop=True)
-            for frames in (tables, expected)
+            frames[table.name].sort_values(list(table.key)).reset_index(drop=True) for frames in (tables, expected)
         )
         pd.testing.assert_frame_equal(one, other, check_exact=True)
 

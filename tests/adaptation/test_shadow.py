@@ -8,8 +8,8 @@ from atlas_pipeline.adaptation.gate import judge
 from atlas_pipeline.adaptation.shadow import SAMPLED_PATHS, broken, shadow
 from atlas_pipeline.models.actor_critic import ActorCritic
 from atlas_pipeline.trading.backtest import trade_policy
+from atlas_pipeline.trading.layout import CONTEXT
 from atlas_pipeline.trading.market_path import MarketPath
-from atlas_pipeline.trading.state import CONTEXT
 
 BARS = 300
 

@@ -1,0 +1,83 @@
+"""A candidate's contest: candidate, champion and frozen base in shadow on the same bars, and the gate's verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from atlas_pipeline.adaptation.gate import GateDecision, ShadowResult, judge
+from atlas_pipeline.adaptation.lora import empty_adapter
+from atlas_pipeline.adaptation.serving import LivePolicy
+from atlas_pipeline.adaptation.shadow import broken, shadow
+from atlas_pipeline.config import Config, Hardware
+from atlas_pipeline.trading.market_path import MarketPath
+from atlas_pipeline.windows.panel import Panel
+
+
+@dataclass(frozen=True, eq=False)
+class Contest:
+    """A verdict, the shadow results it rests on by contender, and the instants of their bars (int64 microseconds)."""
+
+    decision: GateDecision
+    results: Mapping[str, ShadowResult]
+    instants: Any
+
+
+def contest(
+    candidate: LivePolicy,
+    champion: LivePolicy,
+    panel: Panel,
+    created_at: datetime,
+    end: datetime,
+    config: Config,
+    hardware: Hardware,
+) -> Contest | None:
+    """Judge a candidate on the bars after its creation.
+
+    Parameters
+    ----------
+    candidate, champion
+        Policies as they would trade; the frozen base is the candidate's own, with an empty adapter.
+    panel
+        Model inputs and prices; of it bars in [created_at, end) are traded.
+    created_at
+        Bar at which the candidate was made (UTC); its own experience ends there.
+    end
+        First instant that is not traded any more.
+    config
+        Costs, bounds and the gate's settings.
+    hardware
+        How embeddings are computed.
+
+    Returns
+    -------
+    Contest or None
+        None while fewer than two bars have passed.
+    """
+    frozen = empty_adapter(candidate.base_sha256, candidate.policy_sha256, config)
+    contenders = {
+        "candidate": candidate,
+        "champion": champion,
+        "base": candidate.with_adapter(frozen, candidate.version),
+    }
+    paths: dict[str, list[MarketPath] | None] = {}
+    for name, policy in contenders.items():
+        try:
+            paths[name] = policy.market_paths(panel, created_at, end, hardware)
+        except FloatingPointError:
+            # A candidate that gives no numbers is refused by the gate; a champion that does is an outage.
+            if name != "candidate":
+                raise
+            paths[name] = None
+    seen = paths["champion"]
+    if not seen or len(seen[0]) < 2:
+        return None
+    seed = candidate.adapter.env_step
+    results = {
+        name: broken(seen) if own is None else shadow(contenders[name], own, config, seed)
+        for name, own in paths.items()
+    }
+    decision = judge(results["candidate"], results["champion"], results["base"], config, seed)
+    return Contest(decision, results, seen[0].available_at)
