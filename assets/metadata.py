@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import dagster as dg
 import pandas as pd
+from dagster._core.definitions.data_version import CODE_VERSION_TAG, DATA_VERSION_TAG
 
+from atlas_pipeline.config import digest_of
 from atlas_pipeline.market.table import Table
 
 OWNERS = ["team:atlas"]
@@ -32,7 +35,7 @@ def column_schema(table: Table) -> dg.TableSchema:
     )
 
 
-def table_metadata(table: Table) -> dict[str, object]:
+def table_metadata(table: Table) -> dict[str, Any]:
     """Return the definition metadata of an asset that fills this table."""
     return {
         "dagster/table_name": f"lake.main.{table.name}",
@@ -65,10 +68,51 @@ def picture(png: bytes, title: str) -> dg.MarkdownMetadataValue:
     return dg.MetadataValue.md(f"![{title}](data:image/png;base64,{base64.b64encode(png).decode()})")
 
 
+def materializations(
+    context: dg.AssetExecutionContext,
+    versions: Mapping[str, str],
+    metadata: Mapping[str, Any],
+    partition_metadata: Mapping[str, Mapping[str, Any]],
+) -> Iterator[dg.MaterializeResult | dg.AssetMaterialization]:
+    """Yield what a run over one or more partitions made, each partition under its own data version.
+
+    A run's one result stamps all its partitions alike, and a month ingested again with the same rows would then
+    count as changed; so a range run is followed by one event a partition that carries the partition's own version.
+
+    Parameters
+    ----------
+    versions
+        Partition key to the hash of its rows.
+    metadata
+        Of the whole run.
+    partition_metadata
+        Partition key to what is particular to it.
+    """
+    if len(versions) == 1:
+        (key, version), *_ = versions.items()
+        yield dg.MaterializeResult(
+            metadata={**metadata, **partition_metadata[key]}, data_version=dg.DataVersion(version)
+        )
+        return
+    yield dg.MaterializeResult(
+        metadata=dict(metadata), data_version=dg.DataVersion(digest_of(dict(sorted(versions.items()))))
+    )
+    code_version = context.assets_def.code_versions_by_key[context.asset_key]
+    for key, version in versions.items():
+        yield dg.AssetMaterialization(
+            asset_key=context.asset_key,
+            partition=key,
+            metadata=dict(partition_metadata[key]),
+            tags={DATA_VERSION_TAG: version, CODE_VERSION_TAG: str(code_version)},
+        )
+
+
 @contextmanager
-def permanent(*errors: type[Exception]) -> Iterator[None]:
-    """Turn errors that a retry cannot mend into failures that allow none; their message is shown as it is."""
+def permanent(*errors: type[Exception], transient: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+    """Turn errors that a retry cannot mend into failures that allow none; ``transient`` ones pass as they are."""
     try:
         yield
+    except transient:
+        raise
     except errors as error:
         raise dg.Failure(f"{type(error).__name__}: {error}", allow_retries=False) from error

@@ -15,7 +15,7 @@ POOLED_HISTORY_YEARS = 100
 """More years than any market's history: a mapping needs a number where "all earlier years" is meant."""
 
 FIRST_FOLD = str(int(MARKET.first_month[:4]) + 8)
-"""The first fold with enough history: a window of two years, two years of windows to fit on, the policy's four years."""
+"""The first fold with enough history: a window of two years, two of windows to fit on, the policy's four."""
 
 
 def _month_after(month: str) -> str:

@@ -12,7 +12,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import yaml
 
@@ -71,6 +71,7 @@ class TrainingSettings:
 
     @property
     def effective_batch_size(self) -> int:
+        """Windows an optimizer step learns from, whatever the device holds at once."""
         return self.batch_size * self.accumulation_steps
 
 
@@ -144,9 +145,7 @@ class ExecutionSettings:
     gradient_checkpointing: bool = True
 
 
-Section = type[
-    DataSettings | ModelSettings | TrainingSettings | TradingSettings | PPOSettings | AdaptationSettings
-]
+Section = type[DataSettings | ModelSettings | TrainingSettings | TradingSettings | PPOSettings | AdaptationSettings]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,8 +179,19 @@ class Config(
             f"must be patch_length ({self.patch_length}) plus a multiple of stride ({self.stride})",
         )
         require(self.d_model % self.n_heads == 0, "d_model", f"must be divisible by n_heads ({self.n_heads})")
-        for name in ("batch_size", "accumulation_steps", "max_epochs", "n_layers", "lora_rank", "feature_size",
-                     "online_update_freq", "online_batch_size", "ppo_steps", "ppo_environments", "ppo_rollout"):
+        for name in (
+            "batch_size",
+            "accumulation_steps",
+            "max_epochs",
+            "n_layers",
+            "lora_rank",
+            "feature_size",
+            "online_update_freq",
+            "online_batch_size",
+            "ppo_steps",
+            "ppo_environments",
+            "ppo_rollout",
+        ):
             require(getattr(self, name) >= 1, name, "use 1 or more")
         for name in ("volatility_decay", "validation_fraction", "gamma", "gae_lambda", "sharpe_eta", "gate_confidence"):
             require(0 < getattr(self, name) < 1, name, "use a number between 0 and 1")
@@ -211,6 +221,10 @@ def digest_of(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
+Device = Literal["auto", "cpu", "cuda", "mps"]
+Precision = Literal["float32", "bfloat16", "float16"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Hardware:
     """How a run is executed; changing it never changes the model, and never the effective batch.
@@ -218,13 +232,18 @@ class Hardware:
     ``batch_size`` is the physical batch on the device (``"auto"`` measures it); ``threads=0`` leaves torch's choice.
     """
 
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    device: Device = "auto"
+    precision: Precision = "float32"
     gradient_checkpointing: bool = False
     compile: bool = False
     batch_size: int | Literal["auto"] = 64
     deterministic: bool = False
     threads: int = 0
+
+    def __post_init__(self) -> None:
+        for name, choices in (("device", get_args(Device)), ("precision", get_args(Precision))):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"Hardware.{name}={getattr(self, name)!r}: use one of {', '.join(choices)}")
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -61,6 +61,18 @@ class Artifacts(dg.ConfigurableResource):
         folder = self.directory(asset, partition, digest)
         return folder if folder.is_dir() else None
 
+    def kept(self, asset: str) -> list[Path]:
+        """Return the folders of all published checkpoints of an asset, sorted by partition and digest."""
+        return sorted(path.parent for path in (self._home / "checkpoints" / asset).glob(f"*/*/{MANIFEST}"))
+
+    def relative(self, path: Path) -> str:
+        """Return a path as the registry stores it: relative to ``home``, so that the state's folder can be moved."""
+        return path.resolve().relative_to(self._home).as_posix()
+
+    def absolute(self, relative: str) -> Path:
+        """Return the path that ``relative`` described."""
+        return self._home / relative
+
     def panel_path(self, year: int) -> Path:
         """Return the file of one year's panel, whether it exists or not."""
         return self._home / "panels" / f"{year}.safetensors"

@@ -1,7 +1,5 @@
 """The ``compute`` resource: how a run is executed. What is learned is not decided here."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Literal
 
@@ -18,13 +16,16 @@ class Compute(dg.ConfigurableResource):
     the effective batch of the experiment.
     """
 
-    preset: str = Field(default="cpu", description="Hardware preset in configs/hardware: " + ", ".join(hardware_presets()))
-    device: Literal["auto", "cpu", "cuda", "mps"] | None = Field(
-        default=None, description="Device; `auto` takes the first accelerator there is. Unset: the preset's."
+    preset: str = Field(
+        default="cpu", description="Hardware preset in configs/hardware: " + ", ".join(hardware_presets())
     )
-    precision: Literal["float32", "bfloat16", "float16"] | None = Field(
+    device: str | None = Field(
         default=None,
-        description="Automatic mixed precision: the dtype of the forward pass; float32 turns it off, float16 scales the loss.",
+        description="`cpu`, `cuda`, `mps`, or `auto` for the first accelerator there is. Unset: the preset's.",
+    )
+    precision: str | None = Field(
+        default=None,
+        description="Mixed precision: `float32` (off), `bfloat16`, or `float16` (with loss scaling).",
     )
     gradient_checkpointing: bool | None = Field(
         default=None, description="Recompute activations in the backward pass: less memory, more time."
@@ -44,7 +45,7 @@ class Compute(dg.ConfigurableResource):
         FileNotFoundError
             Where the preset does not exist; the message lists those that do.
         ValueError
-            Where ``batch_size`` is neither a positive number nor ``auto``.
+            Where a setting is none of its choices.
         """
         own = {
             field.name: getattr(self, field.name)

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion as RegistryEntry
 
 KEY_TAG = "atlas.key"
+MODEL = "atlas"
+"""Name of the registered model: base, heads and adapter that trade together are one version of it."""
+
 CHAMPION = "champion"
 CHALLENGER = "challenger"
 LOCK_TIMEOUT = 120.0
@@ -209,6 +212,14 @@ class Tracking(dg.ConfigurableResource):
         client = self._client()
         numbers = sorted(int(found.version) for found in self._entries(client, model_name))
         return [_version(client.get_model_version(model_name, str(number))) for number in numbers]
+
+    def tag_version(self, model_name: str, version: int, key: str, value: str) -> None:
+        """Set a tag of a version."""
+        self._client().set_model_version_tag(model_name, str(version), key, value)
+
+    def named_snapshots(self) -> set[int]:
+        """Return the lake's snapshots that any registered version was made from: expiry must keep them."""
+        return {int(version.tags["snapshot"]) for version in self.versions(MODEL) if "snapshot" in version.tags}
 
     @property
     def _home(self) -> Path:

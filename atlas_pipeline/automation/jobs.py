@@ -1,17 +1,13 @@
 """Jobs: which assets are materialized together, and the maintenance of the lake."""
 
-from __future__ import annotations
-
 import dagster as dg
 
-from assets.partitions import ADAPTER_STEPS, FOLDS, MONTHS, YEARS
 from resources.tracking import Tracking
 from resources.warehouse import Warehouse
 
 ingest = dg.define_asset_job(
     "ingest",
     selection=["bars", "features"],
-    partitions_def=MONTHS,
     executor_def=dg.in_process_executor,
     description="Ingest months of bars, validate them and compute their features.",
 )
@@ -19,7 +15,6 @@ ingest = dg.define_asset_job(
 build_panels = dg.define_asset_job(
     "build_panels",
     selection=["panel"],
-    partitions_def=YEARS,
     executor_def=dg.in_process_executor,
     description="Lay out each year's features as the contiguous file that models read.",
 )
@@ -27,7 +22,6 @@ build_panels = dg.define_asset_job(
 train_fold = dg.define_asset_job(
     "train_fold",
     selection=["forecaster", "forecasts", "embeddings", "policy", "backtest"],
-    partitions_def=FOLDS,
     executor_def=dg.in_process_executor,
     description="Pretrain the forecaster, train the policy on its embeddings, judge both out of sample.",
 )
@@ -35,7 +29,6 @@ train_fold = dg.define_asset_job(
 trade_on_paper = dg.define_asset_job(
     "trade_on_paper",
     selection=["bars", "features", "paper_ledger", "champion"],
-    partitions_def=MONTHS,
     executor_def=dg.in_process_executor,
     description="Ingest up to the project's clock, trade every new bar on paper, let the gate judge what waits.",
 )
@@ -43,7 +36,6 @@ trade_on_paper = dg.define_asset_job(
 adapt = dg.define_asset_job(
     "adapt",
     selection=["lora_adapter", "champion"],
-    partitions_def=ADAPTER_STEPS,
     executor_def=dg.in_process_executor,
     description="Make the adapter that is due from the ledger's experience and enter it as challenger.",
 )

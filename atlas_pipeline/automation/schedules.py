@@ -1,7 +1,5 @@
 """Schedules: they ask the project's clock, never the wall clock, which month it is."""
 
-from __future__ import annotations
-
 import dagster as dg
 
 from assets.partitions import MARKET, MONTHS
@@ -25,9 +23,7 @@ NEW_YORK = "America/New_York"
     execution_timezone=NEW_YORK,
     description="After the close: ingest the current month by the project's clock and refresh its features.",
 )
-def ingest_after_close(
-    context: dg.ScheduleEvaluationContext, market: Market
-) -> dg.RunRequest | dg.SkipReason:
+def ingest_after_close(context: dg.ScheduleEvaluationContext, market: Market) -> dg.RunRequest | dg.SkipReason:
     """Request the month that the project's clock stands in."""
     month = market.now().strftime("%Y-%m")
     if not MONTHS.has_partition_key(month, dynamic_partitions_store=context.instance):
@@ -41,17 +37,13 @@ def ingest_after_close(
     execution_timezone=NEW_YORK,
     description="Move the replay clock by one tick (a live market moves by itself), ingest, and trade on paper.",
 )
-def paper_trading_tick(
-    context: dg.ScheduleEvaluationContext, market: Market
-) -> dg.RunRequest | dg.SkipReason:
+def paper_trading_tick(context: dg.ScheduleEvaluationContext, market: Market) -> dg.RunRequest | dg.SkipReason:
     """Request the tick that is due, unless the last one is still at work.
 
     The request names the instant the clock is to reach rather than a number of bars, so that a retried run does not
     move it twice; no run key, so that a failed tick is requested again.
     """
-    running = context.instance.get_runs(
-        dg.RunsFilter(job_name=trade_on_paper.name, statuses=_UNFINISHED), limit=1
-    )
+    running = context.instance.get_runs(dg.RunsFilter(job_name=trade_on_paper.name, statuses=_UNFINISHED), limit=1)
     if running:
         return dg.SkipReason(f"run {running[0].run_id} still trades the last tick")
     target = market.next_tick()

@@ -1,7 +1,5 @@
 """Sensors: the adapter that is due, runs that failed, and declarative automation of what does not train."""
 
-from __future__ import annotations
-
 from datetime import UTC, datetime
 
 import dagster as dg
@@ -10,7 +8,7 @@ import pandas as pd
 from assets.experiment import DEFAULT_EXPERIMENT
 from assets.partitions import ADAPTER_STEPS, adapter_step_key
 from assets.tables import RUN_FAILURES
-from atlas_pipeline.adaptation.tables import EXPERIENCE
+from atlas_pipeline.adaptation.ledger import EXPERIENCE
 from atlas_pipeline.automation.jobs import adapt
 from atlas_pipeline.config import load_config
 from resources.warehouse import Warehouse
@@ -28,7 +26,7 @@ def adapters_due(context: dg.SensorEvaluationContext, warehouse: Warehouse) -> d
     """Request the earliest adapter that is due and not made; one at a time, since each builds on the one before.
 
     The cursor is the highest step up to which every adapter is made. The run key holds the number of failed
-    attempts and the data version of the experience, so that a failed run is requested again and the same one never twice.
+    attempts and the experience's data version: a failed run is requested again, the same one never twice.
     """
     frequency = load_config(DEFAULT_EXPERIMENT).online_update_freq
     experience = warehouse.read(EXPERIENCE, columns=["env_step"])

@@ -1,0 +1,1 @@
+"""Networks only: embeddings, backbones and heads; how they are trained is `training`."""

@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from atlas_pipeline.config import TradingSettings
 from atlas_pipeline.models.actor_critic import ActorCritic
 from atlas_pipeline.trading.backtest_table import BACKTEST
+from atlas_pipeline.trading.layout import BUY, EQUITY, HOLD, POSITION, SELL
 from atlas_pipeline.trading.market_path import MarketPath
 from atlas_pipeline.trading.policy import decide
-from atlas_pipeline.trading.simulator import BUY, EQUITY, HOLD, POSITION, SELL, Rules, open_account, step
+from atlas_pipeline.trading.simulator import Rules, open_account, step
 from atlas_pipeline.trading.state import context_vector, state_vector
 from atlas_pipeline.trading.statistics import max_drawdown, sharpe, total_return, turnover, win_rate
 

@@ -16,16 +16,9 @@ from torch import Tensor
 from atlas_pipeline.config import Config
 from atlas_pipeline.features.kernels import ewma_volatility
 from atlas_pipeline.features.registry import VOLATILITY_SEED
-from atlas_pipeline.trading.simulator import (
-    ACTIONS,
-    EQUITY,
-    PEAK,
-    POSITION,
-    Rules,
-    open_account,
-    step,
-)
-from atlas_pipeline.trading.state import CONTEXT, context_vector
+from atlas_pipeline.trading.layout import ACTIONS, CONTEXT, EQUITY, PEAK, POSITION
+from atlas_pipeline.trading.simulator import Rules, open_account, step
+from atlas_pipeline.trading.state import context_vector
 
 if TYPE_CHECKING:
     import gymnasium

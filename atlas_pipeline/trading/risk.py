@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 
-from atlas_pipeline.trading.simulator import ACTIONS, BUY, HOLD, SELL
+from atlas_pipeline.trading.layout import ACTIONS, BUY, HOLD, SELL
 
 
 class RiskManager:

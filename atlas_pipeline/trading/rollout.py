@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 
 from atlas_pipeline.config import Config
 from atlas_pipeline.models.actor_critic import ActorCritic
+from atlas_pipeline.trading.layout import ACCOUNT, CONTEXT, EQUITY, PEAK
 from atlas_pipeline.trading.market_path import MarketPath
 from atlas_pipeline.trading.policy import decide
-from atlas_pipeline.trading.simulator import ACCOUNT, EQUITY, PEAK, Rules, reopen, step
-from atlas_pipeline.trading.state import CONTEXT, write_context
+from atlas_pipeline.trading.simulator import Rules, reopen, step
+from atlas_pipeline.trading.state import write_context
 
 EPISODE_BARS = 252
 # Sums an episode keeps: steps, reward, net return and its square, deepest drawdown.

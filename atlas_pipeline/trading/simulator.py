@@ -17,24 +17,22 @@ import numpy.typing as npt
 from numba import njit
 
 from atlas_pipeline.config import TradingSettings
-from atlas_pipeline.trading.rewards import differential_sharpe, updated_moment
-
-HOLD, BUY, SELL = 0, 1, 2
-ACTIONS: tuple[str, ...] = ("HOLD", "BUY", "SELL")
-
-# An account is a flat float64 vector: it is stored, batched and compiled as it is.
-ACCOUNT: tuple[str, ...] = (
-    "cash",
-    "shares",
-    "position",
-    "entry_price",
-    "equity",
-    "peak",
-    "sharpe_mean",
-    "sharpe_second_moment",
-    "steps",
+from atlas_pipeline.trading.layout import (
+    ACCOUNT,
+    BUY,
+    CASH,
+    ENTRY_PRICE,
+    EQUITY,
+    HOLD,
+    PEAK,
+    POSITION,
+    SELL,
+    SHARES,
+    SHARPE_MEAN,
+    SHARPE_SECOND_MOMENT,
+    STEPS,
 )
-CASH, SHARES, POSITION, ENTRY_PRICE, EQUITY, PEAK, SHARPE_MEAN, SHARPE_SECOND_MOMENT, STEPS = range(len(ACCOUNT))
+from atlas_pipeline.trading.rewards import differential_sharpe, updated_moment
 
 # Below a quarter of the market's volatility the account's deviation says how seldom it traded, not what it
 # risks.

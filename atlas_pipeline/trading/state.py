@@ -13,27 +13,18 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from atlas_pipeline.trading.simulator import (
+from atlas_pipeline.trading.layout import (
     CASH,
+    CONTEXT,
     ENTRY_PRICE,
     POSITION,
     SHARES,
     SHARPE_MEAN,
     SHARPE_SECOND_MOMENT,
     STEPS,
-    Rules,
 )
+from atlas_pipeline.trading.simulator import Rules
 
-CONTEXT: tuple[str, ...] = (
-    "position",  # whole units of equity
-    "exposure",  # shares * close / equity: what the position has drifted to
-    "unrealised_return",  # of the open position since entry, in volatilities per bar, asinh
-    "sharpe_mean",  # A, in volatilities * sqrt(eta): in units of its own sampling error
-    "sharpe_deviation",  # sqrt(B), in volatilities
-    "warmup",  # share of the reward's warm-up that has passed
-    "forecast_location",  # of the coming return, in volatilities
-    "forecast_scale",  # of the coming return, in volatilities
-)
 # A short position whose equity is nearly gone has an exposure without bound.
 EXPOSURE_LIMIT = 10.0
 

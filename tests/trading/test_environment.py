@@ -10,9 +10,8 @@ import torch
 from atlas_pipeline.config import Config
 from atlas_pipeline.trading.backtest import buy_and_hold
 from atlas_pipeline.trading.environment import TradingEnvironment, gymnasium_environment
+from atlas_pipeline.trading.layout import BUY, CONTEXT, HOLD, SELL
 from atlas_pipeline.trading.market_path import MarketPath
-from atlas_pipeline.trading.simulator import BUY, HOLD, SELL
-from atlas_pipeline.trading.state import CONTEXT
 
 
 def market(bars: int = 120) -> tuple[np.ndarray, np.ndarray]:

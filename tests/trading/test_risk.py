@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from atlas_pipeline.trading.layout import BUY, HOLD, SELL
 from atlas_pipeline.trading.risk import RiskManager
-from atlas_pipeline.trading.simulator import BUY, HOLD, SELL
 
 
 @pytest.mark.parametrize(

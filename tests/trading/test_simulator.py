@@ -6,22 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from atlas_pipeline.config import Config
+from atlas_pipeline.trading.layout import BUY, CASH, ENTRY_PRICE, EQUITY, HOLD, PEAK, POSITION, SELL, SHARES
 from atlas_pipeline.trading.rewards import DifferentialSharpeRatio
-from atlas_pipeline.trading.simulator import (
-    BUY,
-    CASH,
-    DEVIATION_FLOOR,
-    ENTRY_PRICE,
-    EQUITY,
-    HOLD,
-    PEAK,
-    POSITION,
-    SELL,
-    SHARES,
-    Rules,
-    open_account,
-    step,
-)
+from atlas_pipeline.trading.simulator import DEVIATION_FLOOR, Rules, open_account, step
 
 RULES = Rules.of(Config())
 FREE = RULES._replace(commission=0.0, slippage=0.0)

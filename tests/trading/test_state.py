@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from atlas_pipeline.config import Config
-from atlas_pipeline.trading.simulator import BUY, HOLD, SELL, Rules, open_account, step
-from atlas_pipeline.trading.state import CONTEXT, context_vector, state_dim, state_vector
+from atlas_pipeline.trading.layout import BUY, CONTEXT, HOLD, SELL
+from atlas_pipeline.trading.simulator import Rules, open_account, step
+from atlas_pipeline.trading.state import context_vector, state_dim, state_vector
 
 RULES = Rules.of(Config(commission=0.0, slippage=0.0))
 

@@ -1,0 +1,333 @@
+"""The adaptation stage: trading on paper, and the adapters made from what it brought. The gate is ``champion``'s."""
+
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import dagster as dg
+import numpy as np
+import pandas as pd
+from pydantic import Field
+
+from assets.experiment import Experiment
+from assets.features import features
+from assets.loading import CODE_VERSION, model_rows
+from assets.metadata import OWNERS, TRANSIENT, frame, permanent, picture, table_metadata
+from assets.partitions import ADAPTER_STEPS, adapter_step_key
+from assets.policy import policy
+from assets.schema_check import schema_result, stored
+from assets.serving import champion_version, load_version
+from atlas_pipeline.adaptation.ledger import DECISIONS, EQUITY, EXPERIENCE, FILLS, LEDGER_TABLES
+from atlas_pipeline.config import AdaptationSettings, PPOSettings, digest_of
+from atlas_pipeline.market.table import Table
+from atlas_pipeline.windows.panel import EPOCH, microseconds
+from resources.artifacts import Artifacts
+from resources.compute import Compute
+from resources.market import Market
+from resources.rows import content_version
+from resources.tracking import CHALLENGER, MODEL, Tracking
+from resources.warehouse import Warehouse
+
+if TYPE_CHECKING:
+    from atlas_pipeline.windows.panel import Panel
+    from resources.lake import Lake
+
+LEDGER = "paper"
+ADAPTER_FILE = "adapter.safetensors"
+REPLAY_FILE = "replay.safetensors"
+BALANCE_TOLERANCE = 1e-9
+"""Relative: some hundred roundings of float64."""
+ONE_MICROSECOND = timedelta(microseconds=1)
+
+
+class PaperTrading(Experiment):
+    """How far one materialization trades."""
+
+    until_step: int | None = Field(
+        default=None, description="Stop at the bar that reaches this environment step; unset, trade up to the clock."
+    )
+
+
+@dg.asset(
+    group_name="adaptation",
+    deps=[features, policy],
+    pool="lake",
+    kinds={"pytorch", "duckdb"},
+    owners=OWNERS,
+    code_version=CODE_VERSION,
+    retry_policy=TRANSIENT,
+    freshness_policy=dg.FreshnessPolicy.time_window(fail_window=timedelta(days=4)),
+    metadata=table_metadata(EQUITY),
+)
+def paper_ledger(
+    context: dg.AssetExecutionContext,
+    config: PaperTrading,
+    artifacts: Artifacts,
+    compute: Compute,
+    market: Market,
+    tracking: Tracking,
+    warehouse: Warehouse,
+) -> dg.MaterializeResult:
+    """Decisions, fills, equity and experience of trading on paper, appended bar by bar up to the project's clock.
+
+    What trades is what the registry's champion alias names when the run begins. Actions are sampled and their
+    probabilities stored, so that adapters can learn from them. A killed run goes on at the bar it was at.
+    """
+    from atlas_pipeline.adaptation.paper import LedgerError, restore, trade
+
+    learned = config.load()
+    version = champion_version(tracking)
+    live = load_version(version, artifacts)
+    now = market.now()
+    traded = 0
+    with warehouse.session() as lake, permanent(LedgerError, FloatingPointError, ValueError):
+        state = restore(LEDGER, *(_ledger_rows(lake, table) for table in (EQUITY, DECISIONS, EXPERIENCE)))
+        rows = model_rows(lake, EPOCH, now + ONE_MICROSECOND)
+        first = datetime.fromisoformat(version.tags["trades_from"])
+        if state.bar is not None:
+            first = (EPOCH + timedelta(microseconds=state.bar)) + ONE_MICROSECOND
+        last = _last_bar(rows, first, now, config.until_step, state.env_steps)
+        _require_sessions(rows, market, first, last)
+        context.log.info(f"version {live.version} trades from {first:%Y-%m-%d} to {last:%Y-%m-%d}")
+        for after, made in trade(
+            state,
+            live.market_paths(rows, first, last + ONE_MICROSECOND, compute.hardware()),
+            live,
+            learned,
+            learned.seed,
+        ):
+            frames = made.frames()
+            state = after
+            with lake.transaction() as transaction:
+                for table in LEDGER_TABLES:
+                    transaction.append(table, frames[table.name])
+            traded += 1
+            if traded % 50 == 0:
+                context.log.info(f"{traded} bars traded, step {state.env_steps}")
+            if config.until_step is not None and state.env_steps >= config.until_step:
+                break
+        snapshot = lake.snapshot()
+        equity = _ledger_rows(lake, EQUITY)
+        version_of_data = lake.data_version(EQUITY)
+        recent = _ledger_rows(lake, FILLS).tail(10)
+    from atlas_pipeline.adaptation.plots import plot_ledger
+
+    return dg.MaterializeResult(
+        metadata={
+            "bars traded now": traded,
+            "environment steps": state.env_steps,
+            "last bar": "none" if state.bar is None else f"{(EPOCH + timedelta(microseconds=state.bar)):%Y-%m-%d}",
+            "traded by version": live.version,
+            "accounts": frame(_accounts(equity)),
+            "latest fills": frame(recent),
+            "dagster/row_count": len(equity),
+            "snapshot": snapshot,
+            **({"equity": picture(plot_ledger(equity), "equity")} if len(equity) else {}),
+        },
+        data_version=dg.DataVersion(version_of_data),
+    )
+
+
+def _ledger_rows(lake: "Lake", table: Table) -> pd.DataFrame:
+    return lake.read(table, where={"ledger": LEDGER})
+
+
+def _last_bar(rows: "Panel", first: datetime, now: datetime, until_step: int | None, steps: int) -> datetime:
+    """Instant of the last bar to trade: the clock's, or the one that reaches ``until_step``."""
+    if until_step is None:
+        return now
+    ahead = np.unique(rows.available_at[rows.available_at >= microseconds(first)])
+    # An account's first bar only opens it: it takes one bar more than steps.
+    bars = max(0, -(-(until_step - steps) // len(rows.symbols))) + (steps == 0)
+    return now if bars >= len(ahead) else EPOCH + timedelta(microseconds=int(ahead[max(bars, 1) - 1]))
+
+
+def _require_sessions(rows: "Panel", market: Market, first: datetime, last: datetime) -> None:
+    """Refuse to trade over a session that has no features: an account cannot be carried over bars nobody saw."""
+    if first > last:
+        return
+    expected = market.sessions(first, last)
+    expected = expected[(expected["available_at"] >= first) & (expected["available_at"] <= last)]
+    known = set(rows.available_at.tolist())
+    missing = [row.session for row in expected.itertuples() if microseconds(row.available_at) not in known]
+    if missing:
+        raise dg.Failure(
+            f"{len(missing)} sessions up to {last:%Y-%m-%d} have no features, the first {missing[0]:%Y-%m-%d}: "
+            f"materialize bars and features of {missing[0]:%Y-%m} first",
+            allow_retries=False,
+        )
+
+
+def _accounts(equity: pd.DataFrame) -> pd.DataFrame:
+    latest = equity.sort_values("bar").groupby("symbol").tail(1)
+    return latest[["symbol", "bar", "equity", "position", "shares", "cash", "steps"]]
+
+
+@dg.asset_check(asset=paper_ledger, blocking=True)
+def paper_ledger_keys(warehouse: Warehouse) -> dg.AssetCheckResult:
+    """Every table of the ledger has its types, its bounds and one row a key."""
+    with warehouse.session() as lake:
+        results = [schema_result(table, lake.read(table), warehouse) for table in LEDGER_TABLES]
+    return dg.AssetCheckResult(
+        passed=all(result.passed for result in results),
+        description="; ".join(result.description for result in results if result.description) or None,
+        metadata={table.name: result.metadata["rows"] for table, result in zip(LEDGER_TABLES, results, strict=True)},
+    )
+
+
+@dg.asset_check(asset=paper_ledger, blocking=True)
+def paper_ledger_balances(warehouse: Warehouse) -> dg.AssetCheckResult:
+    """Cash and shares at the close are the equity of every bar, and net returns link one bar's equity to the next's."""
+    equity = stored(warehouse, EQUITY).sort_values(["ledger", "symbol", "bar"])
+    gap = (equity["cash"] + equity["shares"] * equity["close"] - equity["equity"]).abs() / equity["equity"].abs()
+    before = equity.groupby(["ledger", "symbol"])["equity"].shift()
+    drift = (equity["equity"] / before - 1 - equity["net_return"]).abs().fillna(0.0)
+    worst = float(max(gap.max(), drift.max()))
+    return dg.AssetCheckResult(passed=worst < BALANCE_TOLERANCE, metadata={"largest relative gap": worst})
+
+
+@dg.asset(
+    group_name="adaptation",
+    deps=[paper_ledger],
+    partitions_def=ADAPTER_STEPS,
+    pool="gpu",
+    kinds={"pytorch", "mlflow"},
+    owners=OWNERS,
+    code_version=CODE_VERSION,
+)
+def lora_adapter(
+    context: dg.AssetExecutionContext,
+    config: Experiment,
+    artifacts: Artifacts,
+    compute: Compute,
+    tracking: Tracking,
+    warehouse: Warehouse,
+) -> dg.MaterializeResult:
+    """One LoRA adapter, made from the ledger's experience up to its step and entered as challenger.
+
+    It continues what is live, with the replay priorities of the adapter before it. The base stays frozen.
+    """
+    from atlas_pipeline.adaptation.lora import save_adapter
+    from atlas_pipeline.adaptation.online_update import ExperienceError, update_adapter
+    from atlas_pipeline.adaptation.replay_file import load_replay, save_replay
+    from atlas_pipeline.training.checkpoint import CorruptCheckpointError
+
+    learned = config.load()
+    step = int(context.partition_key)
+    with warehouse.session() as lake:
+        snapshot = lake.snapshot()
+        experience = _ledger_rows(lake, EXPERIENCE)
+        experience = experience[experience["env_step"] <= step]
+        rows = model_rows(lake, EPOCH, _created_at(experience, step) + ONE_MICROSECOND)
+    version = champion_version(tracking)
+    live = load_version(version, artifacts)
+    folder = artifacts.directory(
+        "lora_adapter",
+        context.partition_key,
+        digest_of(
+            [
+                learned.digest(AdaptationSettings, PPOSettings),
+                live.adapter.sha256,
+                content_version(EXPERIENCE, experience),
+                CODE_VERSION,
+            ]
+        ),
+    )
+    tags = {
+        "snapshot": str(snapshot),
+        "code_version": CODE_VERSION,
+        "config": learned.digest(),
+        "base_hash": live.base_sha256,
+        "continues": str(version.version),
+    }
+    with (
+        permanent(ExperienceError, CorruptCheckpointError, FloatingPointError),
+        tracking.run(
+            f"adapter {context.partition_key}",
+            experiment="adaptation",
+            key=f"adapter/{context.partition_key}/{folder.name}",
+            tags=tags,
+        ) as run,
+    ):
+        before = _replay_before(artifacts, tracking, step, live.base_sha256)
+        update = update_adapter(
+            experience,
+            rows,
+            live,
+            None if before is None else load_replay(before),
+            learned,
+            compute.hardware(),
+            learned.seed,
+        )
+        with artifacts.publish("lora_adapter", context.partition_key, folder.name, tags) as made:
+            save_replay(update.replay, made / REPLAY_FILE)
+            save_adapter(update.adapter, made / ADAPTER_FILE)
+        run.log_metrics(update.metrics, step=step)
+    registered = tracking.register(
+        MODEL,
+        folder,
+        key=f"adapter/{context.partition_key}/{folder.name}",
+        tags={
+            **tags,
+            "kind": "adapter",
+            "fold": version.tags["fold"],
+            "forecaster": version.tags["forecaster"],
+            "policy": version.tags["policy"],
+            "adapter": artifacts.relative(folder / ADAPTER_FILE),
+            "sha256": update.adapter.sha256,
+            "env_step": str(step),
+            "created_at": _created_at(experience, step).isoformat(),
+            "trades_from": version.tags["trades_from"],
+        },
+    )
+    tracking.set_alias(MODEL, CHALLENGER, registered)
+    return dg.MaterializeResult(
+        metadata={
+            **{name: float(value) for name, value in update.metrics.items()},
+            "parameters": update.adapter.parameter_count,
+            "experience": len(experience),
+            "model version": registered,
+            "continues version": str(version.version),
+            "base hash": live.base_sha256,
+            "adapter hash": update.adapter.sha256,
+            "config hash": learned.digest(),
+            "snapshot": snapshot,
+            "file": dg.MetadataValue.path(str(folder / ADAPTER_FILE)),
+            "MLflow": tracking.ui_command,
+        },
+        data_version=dg.DataVersion(update.adapter.sha256),
+    )
+
+
+def _created_at(experience: pd.DataFrame, step: int) -> datetime:
+    """Instant at which this environment step was known.
+
+    Raises
+    ------
+    dagster.Failure
+        Where the ledger has not come that far.
+    """
+    known = experience.loc[experience["env_step"] == step, "next_bar"]
+    if known.empty:
+        reached = int(experience["env_step"].max()) if len(experience) else 0
+        raise dg.Failure(
+            f"adapter {adapter_step_key(step)} needs {step} environment steps, the ledger has {reached}: "
+            "materialize paper_ledger further first",
+            allow_retries=False,
+        )
+    return known.iloc[0].to_pydatetime()
+
+
+def _replay_before(artifacts: Artifacts, tracking: Tracking, step: int, base_hash: str) -> Path | None:
+    """File of the replay buffer that the adapter before this one left on the same base; None before the first."""
+    earlier = [
+        version
+        for version in tracking.versions(MODEL)
+        if version.tags["kind"] == "adapter"
+        and version.tags["base_hash"] == base_hash
+        and int(version.tags["env_step"]) < step
+    ]
+    if earlier:
+        latest = max(earlier, key=lambda version: (int(version.tags["env_step"]), int(version.version)))
+        return artifacts.absolute(latest.tags["adapter"]).with_name(REPLAY_FILE)
+    return None

@@ -1,0 +1,207 @@
+"""The features stage: causal indicators by month, and the yearly panels that models read."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+
+import dagster as dg
+import pandas as pd
+
+from assets.loading import model_rows
+from assets.market import bars, month_bounds, option_chain, quotes
+from assets.metadata import OWNERS, TRANSIENT, frame, materializations, picture, table_metadata
+from assets.partitions import MONTHS, MONTHS_OF_THE_YEAR, YEARS
+from assets.schema_check import schema_result, stored
+from atlas_pipeline.features.registry import FEATURES, MICROSTRUCTURE_FEATURES, OPTION_FEATURES
+from atlas_pipeline.market.bars import BARS
+from atlas_pipeline.market.option_chain import OPTION_CHAIN
+from atlas_pipeline.market.quotes import QUOTES
+from atlas_pipeline.market.table import Table
+from resources.artifacts import Artifacts
+from resources.warehouse import Warehouse
+
+REFRESHED = dg.AutomationCondition.eager() & dg.AutomationCondition.all_deps_blocking_checks_passed()
+"""Eager alone would run after a failed blocking check of another run."""
+
+
+@dg.asset(
+    group_name="features",
+    deps=[bars],
+    partitions_def=MONTHS,
+    backfill_policy=dg.BackfillPolicy.single_run(),
+    pool="lake",
+    kinds={"numba", "duckdb"},
+    owners=OWNERS,
+    code_version="1",
+    retry_policy=TRANSIENT,
+    freshness_policy=dg.FreshnessPolicy.time_window(fail_window=timedelta(days=4)),
+    metadata=table_metadata(FEATURES),
+)
+def features(
+    context: dg.AssetExecutionContext, warehouse: Warehouse
+) -> Iterator[dg.MaterializeResult | dg.AssetMaterialization]:
+    """Eight indicators and the model inputs made of them, one row a symbol and bar.
+
+    Indicators that recur (RSI, MACD, ATR) remember everything before them, so each month is computed from the
+    whole history up to its end: a month computed alone equals the same month of a full computation.
+    """
+    from atlas_pipeline.features.compute import compute_features
+    from atlas_pipeline.features.coverage import coverage
+    from atlas_pipeline.features.plots import plot_features
+
+    months = sorted(context.partition_keys)
+    _, end = month_bounds(months)
+    history = warehouse.read(BARS, before=end)
+    computed = compute_features(history)
+    chosen = computed[computed["month"].isin(months)]
+    absent = sorted(set(months) - set(chosen["month"]))
+    if absent:
+        raise dg.Failure(f"no bars in {', '.join(absent)}: materialize these months of bars first", allow_retries=False)
+    commit = warehouse.replace(FEATURES, dict(list(chosen.groupby("month"))))
+    counts = chosen.groupby("month").size()
+    context.log.info(f"{len(chosen)} rows of {len(months)} months from {len(history)} bars")
+    yield from materializations(
+        context,
+        commit.data_versions[FEATURES.name],
+        {
+            "rows": len(chosen),
+            "snapshot": commit.snapshot,
+            "coverage": frame(coverage(computed)),
+            "distributions": picture(plot_features(computed), "distribution of each model input"),
+        },
+        {month: {"dagster/partition_row_count": int(counts[month]), "snapshot": commit.snapshot} for month in months},
+    )
+
+
+@dg.asset_check(asset=features, blocking=True)
+def features_schema(warehouse: Warehouse) -> dg.AssetCheckResult:
+    """Every stored row has its types and a key of its own."""
+    return schema_result(FEATURES, stored(warehouse, FEATURES), warehouse)
+
+
+@dg.asset_check(asset=features, blocking=True, additional_deps=[bars])
+def features_causality(warehouse: Warehouse) -> dg.AssetCheckResult:
+    """No row changes when the future is cut off, changed or permuted; stored rows are what today's code computes."""
+    from atlas_pipeline.features.causality import audit_causality
+    from atlas_pipeline.features.compute import compute_features
+
+    rows = stored(warehouse, FEATURES)
+    history = warehouse.read(BARS, before=rows["available_at"].max() + timedelta(microseconds=1))
+    report = audit_causality(compute_features, history)
+    again = compute_features(history)
+    again = again[again["month"].isin(rows["month"].unique())].reset_index(drop=True)
+    same = again.equals(rows)
+    return dg.AssetCheckResult(
+        passed=report.passed and same,
+        description=report.summary()
+        if same
+        else "stored rows differ from a full recomputation: materialize the months of features again",
+        metadata={"rows compared": report.rows_compared, "cuts": len(report.cuts), "violations": frame(report.violations)},
+    )
+
+
+@dg.asset(
+    group_name="features",
+    deps=[dg.AssetDep(features, partition_mapping=MONTHS_OF_THE_YEAR)],
+    partitions_def=YEARS,
+    backfill_policy=dg.BackfillPolicy.single_run(),
+    automation_condition=REFRESHED,
+    pool="lake",
+    kinds={"safetensors", "numpy"},
+    owners=OWNERS,
+    code_version="1",
+    retry_policy=TRANSIENT,
+)
+def panel(
+    context: dg.AssetExecutionContext, warehouse: Warehouse, artifacts: Artifacts
+) -> Iterator[dg.MaterializeResult | dg.AssetMaterialization]:
+    """One year's model inputs, prices and trailing volatility: contiguous, memory-mappable, what models read."""
+    versions, own = {}, {}
+    with warehouse.session() as lake:
+        snapshot = lake.snapshot()
+        for year in sorted(context.partition_keys):
+            start, end = year_bounds(year)
+            made = model_rows(lake, start, end)
+            if not len(made):
+                raise dg.Failure(f"no features in {year}: materialize its months first", allow_retries=False)
+            versions[year] = made.write(artifacts.panel_path(int(year)))
+            own[year] = {
+                "dagster/partition_row_count": len(made),
+                "bytes": artifacts.panel_path(int(year)).stat().st_size,
+                "snapshot": snapshot,
+                "path": dg.MetadataValue.path(str(artifacts.panel_path(int(year)))),
+            }
+            context.log.info(f"{year}: {len(made)} rows")
+    yield from materializations(
+        context,
+        versions,
+        {"rows": sum(int(about["dagster/partition_row_count"]) for about in own.values()), "snapshot": snapshot},
+        own,
+    )
+
+
+def year_bounds(year: str) -> tuple[datetime, datetime]:
+    """First instant of a year and of the next (UTC)."""
+    return datetime(int(year), 1, 1, tzinfo=UTC), datetime(int(year) + 1, 1, 1, tzinfo=UTC)
+
+
+@dg.asset(
+    group_name="features",
+    deps=[quotes],
+    partitions_def=MONTHS,
+    pool="lake",
+    kinds={"numpy", "duckdb"},
+    owners=OWNERS,
+    code_version="1",
+    retry_policy=TRANSIENT,
+    metadata=table_metadata(MICROSTRUCTURE_FEATURES),
+)
+def microstructure_features(context: dg.AssetExecutionContext, warehouse: Warehouse) -> dg.MaterializeResult:
+    """Microprice, its deviation from the mid, spread and order imbalance, from quotes."""
+    from atlas_pipeline.features.microstructure import compute_microstructure
+
+    return _from_snapshots(
+        context, warehouse, MICROSTRUCTURE_FEATURES, compute_microstructure(_month(context, warehouse, QUOTES))
+    )
+
+
+@dg.asset(
+    group_name="features",
+    deps=[option_chain],
+    partitions_def=MONTHS,
+    pool="lake",
+    kinds={"numba", "duckdb"},
+    owners=OWNERS,
+    code_version="1",
+    retry_policy=TRANSIENT,
+    metadata=table_metadata(OPTION_FEATURES),
+)
+def option_features(context: dg.AssetExecutionContext, warehouse: Warehouse) -> dg.MaterializeResult:
+    """Implied volatility level, put-call skew and Black-Scholes sensitivities by underlying, from option chains."""
+    from atlas_pipeline.features.options import compute_option_features
+
+    return _from_snapshots(
+        context, warehouse, OPTION_FEATURES, compute_option_features(_month(context, warehouse, OPTION_CHAIN))
+    )
+
+
+def _month(context: dg.AssetExecutionContext, warehouse: Warehouse, table: Table) -> pd.DataFrame:
+    rows = warehouse.read(table, partitions=[context.partition_key])
+    if rows.empty:
+        raise dg.Failure(
+            f"no rows of {table.name} in {context.partition_key}: materialize that month first", allow_retries=False
+        )
+    return rows
+
+
+def _from_snapshots(
+    context: dg.AssetExecutionContext, warehouse: Warehouse, table: Table, rows: pd.DataFrame
+) -> dg.MaterializeResult:
+    commit = warehouse.replace(table, {context.partition_key: rows})
+    return dg.MaterializeResult(
+        metadata={
+            "dagster/partition_row_count": len(rows),
+            "snapshot": commit.snapshot,
+            "latest rows": frame(rows.tail(5)),
+        },
+        data_version=dg.DataVersion(commit.data_versions[table.name][context.partition_key]),
+    )

@@ -1,0 +1,134 @@
+"""What a stage reads of the stages before it, found by what made it and never by which is newest.
+
+A checkpoint's folder is named by configuration, data and code. A stage that asks for it computes the name again, so a
+model trained on other rows, or with other settings, is not found instead of being taken silently.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import dagster as dg
+
+from assets.metadata import permanent
+from assets.partitions import YEARS
+from atlas_pipeline.config import (
+    Config,
+    DataSettings,
+    ModelSettings,
+    PPOSettings,
+    TradingSettings,
+    TrainingSettings,
+    digest_of,
+)
+from atlas_pipeline.features.registry import FEATURES, MODEL_INPUTS, VOLATILITY
+from atlas_pipeline.market.bars import BARS
+from resources.artifacts import Artifacts
+
+if TYPE_CHECKING:
+    from atlas_pipeline.trading.market_path import MarketPath
+    from atlas_pipeline.training.bundle import TrainedForecaster
+    from atlas_pipeline.windows.folds import Fold
+    from atlas_pipeline.windows.panel import Panel
+    from resources.lake import Lake
+
+CODE_VERSION = "1"
+"""Of everything that is learned; raised when the code would learn something else from the same rows."""
+
+PATHS_FILE = "paths.safetensors"
+POLICY_FILE = "policy.safetensors"
+
+
+def model_rows(lake: Lake, start: datetime, end: datetime) -> Panel:
+    """Read the model inputs, prices and trailing volatility of all bars in [start, end)."""
+    from atlas_pipeline.windows.panel import Panel
+
+    inputs = lake.read(FEATURES, start=start, end=end, columns=[*FEATURES.key, *MODEL_INPUTS, VOLATILITY.name])
+    prices = lake.read(BARS, start=start, end=end, columns=[*BARS.key, "open", "high", "low", "close", "volume"])
+    rows = inputs.merge(prices, on=list(BARS.key), validate="one_to_one")
+    return Panel.from_frame(rows, MODEL_INPUTS, volatility=VOLATILITY.name)
+
+
+def open_panels(artifacts: Artifacts, before: datetime) -> Panel:
+    """Open every year's panel up to an instant; rows at or after it are never returned.
+
+    Raises
+    ------
+    dagster.Failure
+        Where a year's panel is missing or damaged, named with the remedy.
+    """
+    from atlas_pipeline.windows.panel import Panel, PanelError
+
+    first = YEARS.get_first_partition_key()
+    years = range(int(str(first)), before.year + (before > before.replace(month=1, day=1)))
+    with permanent(PanelError):
+        return Panel.open([artifacts.panel_path(year) for year in years], before=before)
+
+
+def forecaster_folder(artifacts: Artifacts, config: Config, fold: str, known: Panel) -> Path:
+    """Folder of the forecaster that this configuration and these rows make; the same for every run that asks."""
+    digest = digest_of([config.digest(DataSettings, ModelSettings, TrainingSettings), known.sha256(), CODE_VERSION])
+    return artifacts.directory("forecaster", fold, digest)
+
+
+def load_forecaster(artifacts: Artifacts, config: Config, fold: Fold) -> TrainedForecaster:
+    """Load the forecaster that this configuration and today's rows make.
+
+    Raises
+    ------
+    dagster.Failure
+        Where it was not trained yet, was trained on other rows or settings, or is damaged.
+    """
+    from atlas_pipeline.training.bundle import TrainedForecaster
+    from atlas_pipeline.training.checkpoint import CorruptCheckpointError
+
+    folder = forecaster_folder(artifacts, config, str(fold.year), open_panels(artifacts, fold.fit_end))
+    if not folder.exists():
+        raise dg.Failure(
+            f"no forecaster of fold {fold.year} was trained with these settings on these rows: "
+            "materialize forecaster with the same experiment and overrides (bars may have been restated since)",
+            allow_retries=False,
+        )
+    with permanent(CorruptCheckpointError):
+        return TrainedForecaster.load(folder)
+
+
+def paths_file(artifacts: Artifacts, config: Config, fold: str, base_hash: str, data: str) -> Path:
+    """File of the market paths that this forecaster makes of these rows."""
+    digest = digest_of([config.digest(DataSettings), base_hash, data, CODE_VERSION])
+    return artifacts.directory("embeddings", fold, digest) / PATHS_FILE
+
+
+def policy_file(artifacts: Artifacts, config: Config, fold: str, paths: str) -> Path:
+    """File of the policy that this configuration learns on these paths."""
+    digest = digest_of(
+        [config.digest(TradingSettings, PPOSettings), config.gradient_clip, config.seed, paths, CODE_VERSION]
+    )
+    return artifacts.directory("policy", fold, digest) / POLICY_FILE
+
+
+def load_paths(artifacts: Artifacts, config: Config, fold: Fold) -> tuple[list[MarketPath], str, str]:
+    """Load the fold's market paths, the digest they are keyed by, and the hash of their forecaster.
+
+    Raises
+    ------
+    dagster.Failure
+        Where they were not computed with these settings on these rows, or are damaged.
+    """
+    from atlas_pipeline.trading.path_file import read_paths
+    from atlas_pipeline.training.checkpoint import CorruptCheckpointError
+
+    trained = load_forecaster(artifacts, config, fold)
+    known = open_panels(artifacts, fold.end)
+    file = paths_file(artifacts, config, str(fold.year), trained.base_hash, known.sha256())
+    if not file.exists():
+        raise dg.Failure(
+            f"no embeddings of fold {fold.year} with these settings on these rows: "
+            "materialize embeddings with the same experiment and overrides",
+            allow_retries=False,
+        )
+    with permanent(CorruptCheckpointError):
+        paths, base_hash = read_paths(file)
+    return paths, file.parent.name, base_hash

@@ -1,0 +1,57 @@
+"""How the gate's verdicts become rows, and the registry follows them. The verdict itself is ``adaptation.gate``'s."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from assets.adaptation import LEDGER
+from assets.serving import champion_version
+from atlas_pipeline.adaptation.ledger import GATE_DECISIONS
+from resources.tracking import CHAMPION, MODEL, ModelVersion, Tracking
+
+if TYPE_CHECKING:
+    from atlas_pipeline.adaptation.contest import Contest
+
+FINAL = ("promote", "refuse")
+
+
+def pending(tracking: Tracking, decided: pd.DataFrame) -> list[ModelVersion]:
+    """Candidates without a final verdict, oldest first; verdicts that a stop kept from the alias are carried out."""
+    final = decided[decided["verdict"].isin(FINAL)].set_index("candidate_version")["verdict"].to_dict()
+    live = champion_version(tracking)
+    waiting = []
+    for version in tracking.versions(MODEL):
+        name = str(version.version)
+        if version.tags.get("verdict") in FINAL or version.version == live.version or "created_at" not in version.tags:
+            continue
+        if name in final:
+            carry_out(tracking, version, final[name])
+        else:
+            waiting.append(version)
+    return waiting
+
+
+def carry_out(tracking: Tracking, candidate: ModelVersion, verdict: str) -> None:
+    """Let the registry follow a verdict: the alias first, then the tag that says it was done."""
+    if verdict == "promote":
+        tracking.set_alias(MODEL, CHAMPION, candidate.version)
+    tracking.tag_version(MODEL, candidate.version, "verdict", verdict)
+
+
+def decision_row(candidate: ModelVersion, live: ModelVersion, outcome: Contest) -> pd.DataFrame:
+    """Return the one row of ``GATE_DECISIONS`` that says what was decided and on which numbers."""
+    numbers = outcome.decision.numbers
+    known = {
+        "ledger": LEDGER,
+        "candidate_sha256": candidate.tags["sha256"],
+        "bar": pd.to_datetime(outcome.instants[-1], unit="us", utc=True),
+        "env_step": int(candidate.tags["env_step"]),
+        "candidate_version": str(candidate.version),
+        "champion_version": str(live.version),
+        "verdict": outcome.decision.verdict,
+        "reason": outcome.decision.reason,
+        "steps": int(numbers["steps"]),
+    }
+    return pd.DataFrame([{name: known.get(name, numbers.get(name)) for name in GATE_DECISIONS.names}])

@@ -1,0 +1,57 @@
+"""The code location: assembles what is made elsewhere, and nothing else.
+
+Assets and checks come from ``assets``, jobs, schedules and sensors from ``automation``, resources from ``resources``.
+Nothing is computed here and no model library is imported: the location loads in a second.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from assets import adaptation, champion, features, forecaster, market, policy
+from atlas_pipeline.automation.jobs import JOBS
+from atlas_pipeline.automation.schedules import SCHEDULES
+from atlas_pipeline.automation.sensors import SENSORS
+from resources.artifacts import Artifacts
+from resources.compute import Compute
+from resources.market import Market
+from resources.tracking import Tracking
+from resources.warehouse import Warehouse
+
+DEFAULT_HOME = Path(__file__).resolve().parent.parent / ".atlas"
+STAGES = [market, features, forecaster, policy, adaptation, champion]
+
+
+def build_defs(resource_overrides: Mapping[str, Any] | None = None) -> dg.Definitions:
+    """Return the code location's definitions.
+
+    Parameters
+    ----------
+    resource_overrides
+        Resources by key that replace the default ones, for tests and other deployments.
+    """
+    home = dg.EnvVar("ATLAS_HOME") if "ATLAS_HOME" in os.environ else str(DEFAULT_HOME)
+    warehouse = Warehouse(home=home)
+    resources: dict[str, Any] = {
+        "warehouse": warehouse,
+        "market": Market(warehouse=warehouse),
+        "compute": Compute(),
+        "tracking": Tracking(home=home),
+        "artifacts": Artifacts(home=home),
+    }
+    return dg.Definitions(
+        assets=dg.load_assets_from_modules(STAGES),
+        asset_checks=dg.load_asset_checks_from_modules(STAGES),
+        jobs=JOBS,
+        schedules=SCHEDULES,
+        sensors=SENSORS,
+        resources={**resources, **(resource_overrides or {})},
+    )
+
+
+defs = build_defs()

@@ -1,0 +1,90 @@
+"""The configuration: the documents' defaults, hashes by section, refusals that name the field."""
+
+import dataclasses
+
+import pytest
+
+from atlas_pipeline.config import (
+    CONFIGS,
+    AdaptationSettings,
+    Config,
+    ModelSettings,
+    PPOSettings,
+    TrainingSettings,
+    hardware_preset,
+    hardware_presets,
+    load_config,
+)
+
+DOCUMENTED = {
+    "seq_length": 512, "patch_length": 16, "stride": 16, "feature_size": 8,
+    "d_model": 256, "n_heads": 8, "n_layers": 6, "ff_dim": 1024, "dropout": 0.1,
+    "lora_rank": 8, "lora_alpha": 16, "lora_dropout": 0.1,
+    "gamma": 0.99, "gae_lambda": 0.95, "ppo_epsilon": 0.2, "value_loss_coef": 0.5, "entropy_coef": 0.01,
+    "batch_size": 64, "accumulation_steps": 8, "learning_rate": 1e-4, "lora_learning_rate": 5e-5,
+    "per_buffer_size": 100_000, "per_alpha": 0.6, "per_beta": 0.4, "online_update_freq": 500,
+    "use_flash_attention": True, "use_amp": True, "gradient_checkpointing": True,
+}  # fmt: skip
+
+
+def test_defaults_are_the_documented_ones() -> None:
+    config = Config()
+    assert {name: getattr(config, name) for name in DOCUMENTED} == DOCUMENTED
+
+
+def test_frozen() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Config().seq_length = 256  # type: ignore[misc]
+
+
+def test_a_section_s_digest_moves_with_its_own_settings_only() -> None:
+    before, after = Config(), Config(ppo_epsilon=0.1)
+    assert before.digest(ModelSettings, TrainingSettings) == after.digest(ModelSettings, TrainingSettings)
+    assert before.digest(AdaptationSettings) == after.digest(AdaptationSettings)
+    assert before.digest(PPOSettings) != after.digest(PPOSettings)
+    assert before.digest() != after.digest()
+
+
+def test_execution_is_not_part_of_what_is_learned() -> None:
+    assert Config(use_amp=False, gradient_checkpointing=False).digest() == Config().digest()
+
+
+@pytest.mark.parametrize(
+    ("settings", "culprit"),
+    [
+        ({"horizon": 0}, "horizon=0"),
+        ({"stride": 0}, "stride=0"),
+        ({"seq_length": 500}, "seq_length=500"),
+        ({"d_model": 250}, "d_model=250"),
+        ({"batch_size": 0}, "batch_size=0"),
+        ({"gamma": 1.0}, "gamma=1.0"),
+        ({"commission": -0.1}, "commission=-0.1"),
+        ({"max_position": 0}, "min_position"),
+    ],
+)
+def test_what_cannot_work_is_refused_by_name(settings: dict[str, float], culprit: str) -> None:
+    with pytest.raises(ValueError, match=culprit):
+        Config(**settings)  # type: ignore[arg-type]
+
+
+def test_every_experiment_loads() -> None:
+    names = [path.stem for path in (CONFIGS / "experiments").glob("*.yaml")]
+    assert {"daily_indices", "hft", "swing", "research"} <= set(names)
+    for name in names:
+        assert isinstance(load_config(name), Config)
+
+
+def test_unknown_experiment_lists_the_known_ones() -> None:
+    with pytest.raises(FileNotFoundError, match="daily_indices"):
+        load_config("weekly_butterflies")
+
+
+def test_unknown_setting_is_refused() -> None:
+    with pytest.raises(ValueError, match="learning_rat"):
+        load_config("daily_indices", learning_rat=1.0)
+
+
+def test_hardware_presets() -> None:
+    assert {"cpu", "rtx4050", "rtx4060ti", "rtx4090", "a100", "h200"} <= set(hardware_presets())
+    for name in hardware_presets():
+        hardware_preset(name)
