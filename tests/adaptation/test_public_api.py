@@ -23,3 +23,9 @@ def test_every_public_name_is_there(name):
 def test_an_unknown_name_lists_the_known_ones():
     with pytest.raises(AttributeError, match=r"'Agent'.*SOTATradingAgent"):
         getattr(atlas_pipeline, "Agent".strip())
+
+
+def test_tables_are_declared_without_torch_and_numba():
+    code = "import sys, atlas_pipeline.adaptation.ledger; print(*sys.modules)"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not set(shown.stdout.split()) & {"torch", "numba"}
