@@ -148,12 +148,12 @@ def _require_sessions(rows: "Panel", market: Market, first: datetime, last: date
         return
     expected = market.sessions(first, last)
     expected = expected[(expected["available_at"] >= first) & (expected["available_at"] <= last)]
-    known = set(rows.available_at.tolist())
-    missing = [row.session for row in expected.itertuples() if microseconds(row.available_at) not in known]
-    if missing:
+    known = pd.to_datetime(rows.available_at, unit="us", utc=True)
+    missing = expected.loc[~expected["available_at"].isin(known), "session"]
+    if len(missing):
         raise dg.Failure(
-            f"{len(missing)} sessions up to {last:%Y-%m-%d} have no features, the first {missing[0]:%Y-%m-%d}: "
-            f"materialize bars and features of {missing[0]:%Y-%m} first",
+            f"{len(missing)} sessions up to {last:%Y-%m-%d} have no features, the first {missing.iloc[0]:%Y-%m-%d}: "
+            f"materialize bars and features of {missing.iloc[0]:%Y-%m} first",
             allow_retries=False,
         )
 

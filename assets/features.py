@@ -7,7 +7,7 @@ import dagster as dg
 import pandas as pd
 
 from assets.loading import model_rows
-from assets.market import bars, month_bounds, option_chain, quotes
+from assets.market import bars, by_month, month_bounds, option_chain, quotes
 from assets.metadata import OWNERS, TRANSIENT, frame, materializations, picture, table_metadata
 from assets.partitions import MONTHS, MONTHS_OF_THE_YEAR, YEARS
 from assets.schema_check import schema_result, stored
@@ -56,7 +56,7 @@ def features(
     absent = sorted(set(months) - set(chosen["month"]))
     if absent:
         raise dg.Failure(f"no bars in {', '.join(absent)}: materialize these months of bars first", allow_retries=False)
-    commit = warehouse.replace(FEATURES, dict(list(chosen.groupby("month"))))
+    commit = warehouse.replace(FEATURES, by_month(chosen, months))
     counts = chosen.groupby("month").size()
     context.log.info(f"{len(chosen)} rows of {len(months)} months from {len(history)} bars")
     yield from materializations(
@@ -95,7 +95,11 @@ def features_causality(warehouse: Warehouse) -> dg.AssetCheckResult:
         description=report.summary()
         if same
         else "stored rows differ from a full recomputation: materialize the months of features again",
-        metadata={"rows compared": report.rows_compared, "cuts": len(report.cuts), "violations": frame(report.violations)},
+        metadata={
+            "rows compared": report.rows_compared,
+            "cuts": len(report.cuts),
+            "violations": frame(report.violations),
+        },
     )
 
 
@@ -115,7 +119,9 @@ def panel(
     context: dg.AssetExecutionContext, warehouse: Warehouse, artifacts: Artifacts
 ) -> Iterator[dg.MaterializeResult | dg.AssetMaterialization]:
     """One year's model inputs, prices and trailing volatility: contiguous, memory-mappable, what models read."""
-    versions, own = {}, {}
+    versions: dict[str, str] = {}
+    own: dict[str, dict[str, object]] = {}
+    rows = 0
     with warehouse.session() as lake:
         snapshot = lake.snapshot()
         for year in sorted(context.partition_keys):
@@ -123,6 +129,7 @@ def panel(
             made = model_rows(lake, start, end)
             if not len(made):
                 raise dg.Failure(f"no features in {year}: materialize its months first", allow_retries=False)
+            rows += len(made)
             versions[year] = made.write(artifacts.panel_path(int(year)))
             own[year] = {
                 "dagster/partition_row_count": len(made),
@@ -134,7 +141,7 @@ def panel(
     yield from materializations(
         context,
         versions,
-        {"rows": sum(int(about["dagster/partition_row_count"]) for about in own.values()), "snapshot": snapshot},
+        {"rows": rows, "snapshot": snapshot},
         own,
     )
 

@@ -189,7 +189,7 @@ def forecasts(
             },
             step=0,
         )
-    own = {model: part["pit"].to_numpy() for model, part in rows.groupby("model")}
+    own = {str(model): part["pit"].to_numpy(float) for model, part in rows.groupby("model")}
     ordered = {name: own[name] for name in (FORECASTER, *sorted(own.keys() - {FORECASTER}))}
     title = f"{' and '.join(known.symbols)}, {context.partition_key}"
     return dg.MaterializeResult(

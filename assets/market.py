@@ -89,9 +89,9 @@ def bars(
     before = warehouse.read(BARS, partitions=months)
     revisions = compare_bars(before, validated.bars[validated.bars["available_at"] <= now], seen_at=now)
     with warehouse.transaction() as transaction:
-        transaction.replace(BARS, _by_month(validated.bars, months))
-        transaction.replace(QUARANTINED_BARS, _by_month(validated.quarantined, months))
-        transaction.replace(CORPORATE_ACTIONS, _by_month(actions, months))
+        transaction.replace(BARS, by_month(validated.bars, months))
+        transaction.replace(QUARANTINED_BARS, by_month(validated.quarantined, months))
+        transaction.replace(CORPORATE_ACTIONS, by_month(actions, months))
         transaction.append(BAR_REVISIONS, revisions)
     commit = transaction.commit
     assert commit is not None
@@ -134,8 +134,9 @@ def _pictures(warehouse: Warehouse, market: Market, now: datetime) -> dict[str, 
     }
 
 
-def _by_month(rows: pd.DataFrame, months: list[str]) -> dict[str, pd.DataFrame]:
-    grouped = dict(list(rows.groupby("month")))
+def by_month(rows: pd.DataFrame, months: list[str]) -> dict[str, pd.DataFrame]:
+    """Split rows by their month; a month without rows gets a frame without rows."""
+    grouped = {str(month): own for month, own in rows.groupby("month")}
     return {month: grouped.get(month, rows.iloc[:0]) for month in months}
 
 

@@ -12,7 +12,7 @@ from assets.partitions import FOLDS, YEARS_UP_TO_THE_FOLD
 from assets.schema_check import schema_result, stored
 from assets.serving import register_base
 from atlas_pipeline.adaptation.ledger import EQUITY
-from atlas_pipeline.trading.backtest_table import BACKTEST
+from atlas_pipeline.trading.backtest_table import BACKTEST, BACKTEST_SCORES
 from resources.artifacts import Artifacts
 from resources.compute import Compute
 from resources.tracking import Tracking
@@ -208,8 +208,14 @@ def backtest(
     rows = pd.concat(
         [track.frame(context.partition_key, name) for name, own in tracks.items() for track in own], ignore_index=True
     )
-    commit = warehouse.replace(BACKTEST, {context.partition_key: rows})
-    scores = pd.DataFrame([{"strategy": name, **summary(own)} for name, own in tracks.items()])
+    scores = pd.DataFrame(
+        [{"fold": context.partition_key, "strategy": name, **summary(own)} for name, own in tracks.items()]
+    )[list(BACKTEST_SCORES.names)]
+    with warehouse.transaction() as transaction:
+        transaction.replace(BACKTEST, {context.partition_key: rows})
+        transaction.replace(BACKTEST_SCORES, {context.partition_key: scores})
+    commit = transaction.commit
+    assert commit is not None
     with tracking.run(
         f"backtest {context.partition_key}",
         experiment="policy",
@@ -219,7 +225,7 @@ def backtest(
         run.log_metrics(
             {
                 f"{name}/{metric}": value
-                for name, metrics in scores.set_index("strategy").to_dict("index").items()
+                for name, metrics in scores.drop(columns="fold").set_index("strategy").to_dict("index").items()
                 for metric, value in metrics.items()
             },
             step=0,
@@ -244,9 +250,8 @@ def backtest_schema(warehouse: Warehouse) -> dg.AssetCheckResult:
 @dg.asset_check(asset=backtest)
 def backtest_beats_buy_and_hold(warehouse: Warehouse) -> dg.AssetCheckResult:
     """In every fold the policy earns more, net of costs, than buying and holding."""
-    rows = stored(warehouse, BACKTEST)
-    total = rows.groupby(["fold", "strategy", "symbol"])["net_return"].apply(lambda own: (1 + own).prod() - 1)
-    table = total.groupby(["fold", "strategy"]).mean().unstack()
+    scores = stored(warehouse, BACKTEST_SCORES)
+    table = scores.pivot(index="fold", columns="strategy", values="total_return")
     return dg.AssetCheckResult(
         passed=bool((table["policy"] > table["buy_and_hold"]).all()),
         severity=dg.AssetCheckSeverity.WARN,

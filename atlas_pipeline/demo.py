@@ -111,6 +111,8 @@ class Runner:
             finished.set()
             watcher.join()
         self.progress.update(task, completed=1)
+        if not self.progress.console.is_terminal:
+            self.progress.console.print(f"{title}: {self.progress.tasks[task].elapsed:.1f} s")
 
     def _watch(self, run_id: str, task: Any, finished: threading.Event) -> None:
         cursor = None

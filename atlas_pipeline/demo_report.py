@@ -10,7 +10,7 @@ from assets.tables import RUN_FAILURES
 from atlas_pipeline.adaptation.ledger import DECISIONS, EQUITY, EXPERIENCE, FILLS, GATE_DECISIONS
 from atlas_pipeline.features.registry import FEATURES
 from atlas_pipeline.market.bars import BAR_REVISIONS, BARS, CORPORATE_ACTIONS, QUARANTINED_BARS
-from atlas_pipeline.trading.backtest_table import BACKTEST, strategy_table
+from atlas_pipeline.trading.backtest_table import BACKTEST, BACKTEST_SCORES
 from atlas_pipeline.training.forecast_table import FORECASTS, score_table
 from resources.warehouse import Warehouse
 
@@ -22,6 +22,7 @@ TABLES = (
     FEATURES,
     FORECASTS,
     BACKTEST,
+    BACKTEST_SCORES,
     DECISIONS,
     FILLS,
     EQUITY,
@@ -43,9 +44,8 @@ def print_report(console: Console, warehouse: Warehouse) -> None:
     forecasts = warehouse.read(FORECASTS)
     for fold, own in forecasts.groupby("fold"):
         _print(console, f"Density forecasts, {fold}, out of sample (NLL in nats, CRPS in percent)", score_table(own))
-    backtest = warehouse.read(BACKTEST)
-    for fold, own in backtest.groupby("fold"):
-        scores = strategy_table(own)
+    for fold, own in warehouse.read(BACKTEST_SCORES).groupby("fold"):
+        scores = own.drop(columns="fold")
         _print(console, f"Trading, {fold}, out of sample, net of costs", scores)
         earned = scores.set_index("strategy")["total_return"]
         verdict = "earned more than" if earned["policy"] > earned["buy_and_hold"] else "lost to"

@@ -111,7 +111,7 @@ def open_source(name: str, symbols: list[str], options: dict[str, Any]) -> Marke
     if name == "yahoo":
         from atlas_pipeline.market.yahoo import YahooSource
 
-        return YahooSource(symbols, **options)
+        return YahooSource(tuple(symbols), **options)
     from atlas_pipeline.market.files import FilesSource
 
     return FilesSource(**options)

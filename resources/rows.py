@@ -119,7 +119,18 @@ def content_version(table: Table, frame: pd.DataFrame) -> str:
 
     ``frame`` has the declared columns and dtypes. Equal are: every NaN and null of a column, 0.0 and -0.0.
     """
-    frame = frame.sort_values(list(table.key), kind="stable")
+    return (
+        _version_of_nothing(table) if frame.empty else _digest(table, frame.sort_values(list(table.key), kind="stable"))
+    )
+
+
+@cache
+def _version_of_nothing(table: Table) -> str:
+    # A backfill empties some hundred partitions of quarantine and of corporate actions.
+    return _digest(table, empty(list(table.columns)))
+
+
+def _digest(table: Table, frame: pd.DataFrame) -> str:
     digest = hashlib.sha256(repr([(column.name, column.dtype) for column in table.columns]).encode())
     for column in table.columns:
         for part in _canonical(frame[column.name], column.dtype):

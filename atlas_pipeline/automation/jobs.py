@@ -1,6 +1,7 @@
 """Jobs: which assets are materialized together, and the maintenance of the lake."""
 
 import dagster as dg
+from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
 from resources.tracking import Tracking
 from resources.warehouse import Warehouse
@@ -54,4 +55,11 @@ def maintain_lake() -> None:
     compact_lake()
 
 
-JOBS = [ingest, build_panels, train_fold, trade_on_paper, adapt, maintain_lake]
+JOBS: list[dg.JobDefinition | UnresolvedAssetJobDefinition] = [
+    ingest,
+    build_panels,
+    train_fold,
+    trade_on_paper,
+    adapt,
+    maintain_lake,
+]

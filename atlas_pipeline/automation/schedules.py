@@ -26,7 +26,7 @@ NEW_YORK = "America/New_York"
 def ingest_after_close(context: dg.ScheduleEvaluationContext, market: Market) -> dg.RunRequest | dg.SkipReason:
     """Request the month that the project's clock stands in."""
     month = market.now().strftime("%Y-%m")
-    if not MONTHS.has_partition_key(month, dynamic_partitions_store=context.instance):
+    if not MONTHS.has_partition_key(month):
         return dg.SkipReason(f"the clock stands in {month}, outside the market's months")
     return dg.RunRequest(partition_key=month)
 

@@ -1,0 +1,1 @@
+"""Fitting the forecaster: loop, precision, schedule, checkpoints, hardware; and the scores of its densities."""
