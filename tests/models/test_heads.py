@@ -28,9 +28,7 @@ def test_the_configuration_names_the_head():
 
 
 def test_student_nll_is_the_density_scipy_has():
-    y, m, s, df = (
-        torch.tensor(v, dtype=torch.float64) for v in ([0.3, -4.0], [0.1, 0.2], [0.7, 1.5], [2.5, 30.0])
-    )
+    y, m, s, df = (torch.tensor(v, dtype=torch.float64) for v in ([0.3, -4.0], [0.1, 0.2], [0.7, 1.5], [2.5, 30.0]))
     expected = -stats.t.logpdf(y.numpy(), df.numpy(), m.numpy(), s.numpy())
     np.testing.assert_allclose(density_nll(Density(m, s, df), y).numpy(), expected, rtol=1e-12)
 
