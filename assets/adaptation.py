@@ -210,7 +210,7 @@ def lora_adapter(
     from atlas_pipeline.adaptation.lora import save_adapter
     from atlas_pipeline.adaptation.online_update import ExperienceError, update_adapter
     from atlas_pipeline.adaptation.replay_file import load_replay, save_replay
-    from atlas_pipeline.training.checkpoint import CorruptCheckpointError
+    from atlas_pipeline.training.errors import CorruptCheckpointError
 
     learned = config.load()
     step = int(context.partition_key)

@@ -40,7 +40,7 @@ def forecaster(
     A killed run goes on from its last checkpoint; the same configuration and data are not trained twice.
     """
     from atlas_pipeline.training.bundle import TrainedForecaster
-    from atlas_pipeline.training.checkpoint import CorruptCheckpointError
+    from atlas_pipeline.training.errors import CorruptCheckpointError
     from atlas_pipeline.training.fit import fit_forecaster
     from atlas_pipeline.training.loop import NonFiniteLossError
     from atlas_pipeline.training.plots import learning_curve
@@ -113,7 +113,7 @@ def forecaster(
 def forecaster_loads(artifacts: Artifacts) -> dg.AssetCheckResult:
     """Every forecaster that was kept loads, and its weights are those its record names."""
     from atlas_pipeline.training.bundle import TrainedForecaster
-    from atlas_pipeline.training.checkpoint import CorruptCheckpointError
+    from atlas_pipeline.training.errors import CorruptCheckpointError
 
     broken, sound = [], []
     for folder in artifacts.kept("forecaster"):

@@ -82,7 +82,7 @@ def load_forecaster(artifacts: Artifacts, config: Config, fold: Fold) -> Trained
         Where it was not trained yet, was trained on other rows or settings, or is damaged.
     """
     from atlas_pipeline.training.bundle import TrainedForecaster
-    from atlas_pipeline.training.checkpoint import CorruptCheckpointError
+    from atlas_pipeline.training.errors import CorruptCheckpointError
 
     folder = forecaster_folder(artifacts, config, str(fold.year), open_panels(artifacts, fold.fit_end))
     if not folder.exists():
@@ -118,7 +118,7 @@ def load_paths(artifacts: Artifacts, config: Config, fold: Fold) -> tuple[list[M
         Where they were not computed with these settings on these rows, or are damaged.
     """
     from atlas_pipeline.trading.path_file import read_paths
-    from atlas_pipeline.training.checkpoint import CorruptCheckpointError
+    from atlas_pipeline.training.errors import CorruptCheckpointError
 
     trained = load_forecaster(artifacts, config, fold)
     known = open_panels(artifacts, fold.end)

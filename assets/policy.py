@@ -101,7 +101,7 @@ def policy(
     from atlas_pipeline.trading.policy_bundle import load_trained_policy, save_trained_policy
     from atlas_pipeline.trading.policy_checkpoint import PolicyCheckpointError
     from atlas_pipeline.trading.ppo import train_policy
-    from atlas_pipeline.training.checkpoint import CorruptCheckpointError
+    from atlas_pipeline.training.errors import CorruptCheckpointError
     from atlas_pipeline.training.hardware import settings
     from atlas_pipeline.windows.folds import Fold
 
@@ -189,7 +189,7 @@ def backtest(
     from atlas_pipeline.trading.comparison import compare
     from atlas_pipeline.trading.plots import equity_curves
     from atlas_pipeline.trading.policy_bundle import load_trained_policy
-    from atlas_pipeline.training.checkpoint import CorruptCheckpointError
+    from atlas_pipeline.training.errors import CorruptCheckpointError
     from atlas_pipeline.windows.folds import Fold
 
     learned = config.load()

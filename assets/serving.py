@@ -47,7 +47,7 @@ def load_version(version: ModelVersion, artifacts: Artifacts) -> LivePolicy:
     """
     from atlas_pipeline.adaptation.lora import AdapterBaseMismatchError
     from atlas_pipeline.adaptation.serving import LivePolicy
-    from atlas_pipeline.training.checkpoint import CorruptCheckpointError
+    from atlas_pipeline.training.errors import CorruptCheckpointError
 
     tags = version.tags
     with permanent(CorruptCheckpointError, AdapterBaseMismatchError):

@@ -18,11 +18,9 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
+from atlas_pipeline.training.errors import CorruptCheckpointError
+
 MANIFEST = "manifest.json"
-
-
-class CorruptCheckpointError(RuntimeError):
-    """A checkpoint's files are not those that were published."""
 
 
 class Artifacts(dg.ConfigurableResource):

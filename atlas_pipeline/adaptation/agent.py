@@ -23,7 +23,8 @@ from atlas_pipeline.adaptation.replay import PrioritizedReplayBuffer
 from atlas_pipeline.config import Config
 from atlas_pipeline.models.forecaster import Forecaster
 from atlas_pipeline.trading.ppo import new_policy
-from atlas_pipeline.training.checkpoint import CorruptCheckpointError, read_tensors, write_tensors
+from atlas_pipeline.training.checkpoint import read_tensors, write_tensors
+from atlas_pipeline.training.errors import CorruptCheckpointError
 from atlas_pipeline.training.hardware import Compute
 
 _REMEDY = "save the agent again, or train it anew"

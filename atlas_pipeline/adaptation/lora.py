@@ -22,12 +22,8 @@ import torch
 from torch import Tensor, nn
 
 from atlas_pipeline.config import Config
-from atlas_pipeline.training.checkpoint import (
-    CorruptCheckpointError,
-    read_tensors,
-    tensors_digest,
-    write_tensors,
-)
+from atlas_pipeline.training.checkpoint import read_tensors, tensors_digest, write_tensors
+from atlas_pipeline.training.errors import CorruptCheckpointError
 
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj")
 _REMEDY = "materialize the lora_adapter of that step again"

@@ -7,7 +7,8 @@ from pathlib import Path
 import torch
 
 from atlas_pipeline.adaptation.replay import PrioritizedReplayBuffer, ReplayError
-from atlas_pipeline.training.checkpoint import CorruptCheckpointError, read_tensors, write_tensors
+from atlas_pipeline.training.checkpoint import read_tensors, write_tensors
+from atlas_pipeline.training.errors import CorruptCheckpointError
 
 _REMEDY = "materialize the lora_adapter of that step again"
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from atlas_pipeline.models.actor_critic import ActorCritic
 from atlas_pipeline.trading.ppo import TrainedPolicy
-from atlas_pipeline.training.checkpoint import CorruptCheckpointError, flush, read_tensors, write_tensors
+from atlas_pipeline.training.checkpoint import flush, read_tensors, write_tensors
+from atlas_pipeline.training.errors import CorruptCheckpointError
 
 HISTORY = "history.json"
 _REMEDY = "materialize the policy of that fold again"

@@ -15,13 +15,8 @@ import torch
 
 from atlas_pipeline.config import Config
 from atlas_pipeline.models.forecaster import Forecaster
-from atlas_pipeline.training.checkpoint import (
-    CorruptCheckpointError,
-    flush,
-    read_tensors,
-    tensors_digest,
-    write_tensors,
-)
+from atlas_pipeline.training.checkpoint import flush, read_tensors, tensors_digest, write_tensors
+from atlas_pipeline.training.errors import CorruptCheckpointError
 from atlas_pipeline.windows.scaler import RobustScaler
 
 WEIGHTS = "weights.safetensors"

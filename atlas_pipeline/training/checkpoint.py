@@ -18,9 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-
-class CorruptCheckpointError(RuntimeError):
-    """A file of weights or training state is damaged or is not what its record says."""
+from atlas_pipeline.training.errors import CorruptCheckpointError
 
 
 def tensors_digest(tensors: Mapping[str, Tensor]) -> str:

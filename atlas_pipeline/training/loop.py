@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from atlas_pipeline.config import Config
 from atlas_pipeline.models.forecaster import Forecaster
 from atlas_pipeline.models.heads import density_nll
-from atlas_pipeline.training.checkpoint import CorruptCheckpointError, read_tensors, write_tensors
+from atlas_pipeline.training.checkpoint import read_tensors, write_tensors
 from atlas_pipeline.training.density import DensityForecast, coverage, nll, pit
+from atlas_pipeline.training.errors import CorruptCheckpointError
 from atlas_pipeline.training.hardware import Compute
 from atlas_pipeline.training.schedule import WeightAverage, cosine_with_warmup, load_parameters
 from atlas_pipeline.windows.index import gather

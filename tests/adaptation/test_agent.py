@@ -7,7 +7,8 @@ from torch.distributions import Categorical
 
 from atlas_pipeline import Config, SOTATradingAgent, TimeSeriesDataset, TradingEnvironment
 from atlas_pipeline.trading.layout import CONTEXT
-from atlas_pipeline.training.checkpoint import CorruptCheckpointError, tensors_digest, write_tensors
+from atlas_pipeline.training.checkpoint import tensors_digest, write_tensors
+from atlas_pipeline.training.errors import CorruptCheckpointError
 
 
 @pytest.fixture

@@ -15,7 +15,8 @@ from atlas_pipeline.adaptation.lora import (
 )
 from atlas_pipeline.config import Config
 from atlas_pipeline.models.patchtst import PatchTST
-from atlas_pipeline.training.checkpoint import CorruptCheckpointError, write_tensors
+from atlas_pipeline.training.checkpoint import write_tensors
+from atlas_pipeline.training.errors import CorruptCheckpointError
 
 SMALL = Config(seq_length=32, patch_length=8, stride=8, d_model=16, n_heads=2, n_layers=2, ff_dim=32, lora_rank=4)
 EMPTY = Adapter("base", "policy", "digest", rank=4, alpha=16)

@@ -4,7 +4,8 @@ import torch
 
 from atlas_pipeline.adaptation.replay import PrioritizedReplayBuffer
 from atlas_pipeline.adaptation.replay_file import load_replay, save_replay
-from atlas_pipeline.training.checkpoint import CorruptCheckpointError, write_tensors
+from atlas_pipeline.training.checkpoint import write_tensors
+from atlas_pipeline.training.errors import CorruptCheckpointError
 
 
 @pytest.mark.parametrize("count", [5, 30])

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from resources.artifacts import MANIFEST, Artifacts, CorruptCheckpointError, digest_of_files
+from atlas_pipeline.training.errors import CorruptCheckpointError
+from resources.artifacts import MANIFEST, Artifacts, digest_of_files
 
 ROOT = Path(__file__).resolve().parents[2]
 KEY = ("forecaster", "2016", "0123456789abcdef")

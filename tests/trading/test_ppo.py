@@ -17,7 +17,7 @@ from atlas_pipeline.trading.policy import choose_actions, decide
 from atlas_pipeline.trading.policy_checkpoint import PolicyCheckpointError, checkpoint_path
 from atlas_pipeline.trading.ppo import new_policy, split_paths, train_policy
 from atlas_pipeline.trading.rollout import EPISODE_BARS, VectorEnvironment
-from atlas_pipeline.training.checkpoint import CorruptCheckpointError
+from atlas_pipeline.training.errors import CorruptCheckpointError
 
 Paths = Callable[..., MarketPath]
 SMALL = Config(ppo_steps=12 * 8 * 16, ppo_environments=8, ppo_rollout=16, ppo_minibatch=64, policy_hidden=8)

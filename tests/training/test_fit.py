@@ -9,7 +9,8 @@ import torch
 
 from atlas_pipeline.config import Hardware
 from atlas_pipeline.training.bundle import TrainedForecaster
-from atlas_pipeline.training.checkpoint import CorruptCheckpointError, read_tensors
+from atlas_pipeline.training.checkpoint import read_tensors
+from atlas_pipeline.training.errors import CorruptCheckpointError
 from atlas_pipeline.training.fit import fit_forecaster
 from atlas_pipeline.training.forecast import forecast
 from atlas_pipeline.training.loop import NonFiniteLossError

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from atlas_pipeline.models.forecaster import Forecaster
-from atlas_pipeline.training.checkpoint import CorruptCheckpointError
+from atlas_pipeline.training.errors import CorruptCheckpointError
 from atlas_pipeline.training.hardware import resolve
 from atlas_pipeline.training.loop import LabelledWindows, Loop
 from atlas_pipeline.training.schedule import WeightAverage, cosine_with_warmup
