@@ -66,7 +66,8 @@ def bars(
     months = sorted(context.partition_keys)
     start, end = month_bounds(months)
     if config.advance_clock_to is not None:
-        market.advance(datetime.fromisoformat(config.advance_clock_to))
+        with permanent(ValueError):
+            market.advance(datetime.fromisoformat(config.advance_clock_to))
     now = market.now()
     with _source_errors(market):
         raw = market.bars(start, end)
@@ -141,8 +142,10 @@ def by_month(rows: pd.DataFrame, months: list[str]) -> dict[str, pd.DataFrame]:
 
 
 def _source_errors(market: Market) -> AbstractContextManager[None]:
+    with permanent(MarketError, ValueError, TypeError):  # options that the source does not understand
+        live = market.feed.live
     # A vendor that is down may be up in a minute; a file that is missing stays missing.
-    return permanent(MarketError, transient=(SourceUnavailableError,) if market.feed.live else ())
+    return permanent(MarketError, transient=(SourceUnavailableError,) if live else ())
 
 
 @dg.asset_check(asset=bars, blocking=True)
@@ -195,7 +198,10 @@ def bars_sessions(warehouse: Warehouse, market: Market) -> dg.AssetCheckResult:
         (sessions["available_at"] <= market.now())
         & sessions["available_at"].dt.strftime("%Y-%m").isin(rows["month"].unique())
     ]
-    missing = {symbol: sorted(set(sessions["session"]) - set(own["session"])) for symbol, own in rows.groupby("symbol")}
+    missing = {
+        symbol: sorted(set(sessions["session"]) - set(rows.loc[rows["symbol"] == symbol, "session"]))
+        for symbol in market.symbols
+    }
     holes = pd.DataFrame(
         [
             {"symbol": symbol, "sessions missing": len(days), "first": days[0]}

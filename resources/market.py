@@ -11,7 +11,7 @@ from pydantic import Field
 from atlas_pipeline.market.calendars import sessions
 from atlas_pipeline.market.clock import ReplayClock, WallClock
 from atlas_pipeline.market.settings import load_market_settings
-from atlas_pipeline.market.sources import MarketSource
+from atlas_pipeline.market.sources import MarketSource, within
 from atlas_pipeline.market.table import Column, Table
 from resources.warehouse import Warehouse
 
@@ -81,13 +81,15 @@ class Market(dg.ConfigurableResource):
         Raises
         ------
         ValueError
-            Where there is no replay clock to move.
+            Where there is no replay clock to move, or the instant has no time zone.
         """
         if self.replay_start is None:
             raise ValueError(
                 f"the clock of the live source {self.source!r} cannot be moved to {instant}: "
                 "leave advance_clock_to unset, or set replay_start"
             )
+        if instant.tzinfo is None:
+            raise ValueError(f"the clock cannot be moved to {instant}, which has no time zone: write one, such as Z")
         if instant > self.now():
             moment = pd.Series([pd.Timestamp(instant)]).dt.tz_convert("UTC").astype("datetime64[us, UTC]")
             self.warehouse.append(REPLAY_CLOCK, pd.DataFrame({"now": moment}))
@@ -98,8 +100,9 @@ class Market(dg.ConfigurableResource):
 
     def bars(self, start: datetime, end: datetime) -> pd.DataFrame:
         """Return the source's bars with ``start <= available_at < end`` that could be known by now."""
-        known = self.now() + timedelta(microseconds=1)
-        return self.feed.bars(self.symbols, start, max(start, min(end, known)))
+        end = max(start, min(end, self.now() + timedelta(microseconds=1)))
+        # A source that answers with more than it was asked for must not bring the future in.
+        return within(self.feed.bars(self.symbols, start, end), start, end)
 
 
 def open_source(name: str, symbols: list[str], options: dict[str, Any]) -> MarketSource:
