@@ -91,7 +91,7 @@ def paper_ledger(
         context.log.info(f"version {live.version} trades from {first:%Y-%m-%d} to {last:%Y-%m-%d}")
         for after, made in trade(
             state,
-            live.market_paths(rows, first, last + ONE_MICROSECOND, compute.hardware()),
+            live.market_paths(rows, first, last + ONE_MICROSECOND, compute.inference()),
             live,
             learned,
             learned.seed,
@@ -256,7 +256,7 @@ def lora_adapter(
             live,
             None if before is None else load_replay(before),
             learned,
-            compute.hardware(),
+            compute.inference(),
             learned.seed,
         )
         with artifacts.publish("lora_adapter", context.partition_key, folder.name, tags) as made:

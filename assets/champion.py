@@ -4,14 +4,15 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import dagster as dg
+import pandas as pd
 
-from assets.adaptation import LEDGER, ONE_MICROSECOND, lora_adapter, paper_ledger
+from assets.adaptation import LEDGER, lora_adapter, paper_ledger
 from assets.experiment import Experiment
 from assets.loading import CODE_VERSION, model_rows
 from assets.metadata import OWNERS, TRANSIENT, frame, picture, table_metadata
 from assets.schema_check import schema_result
 from assets.serving import champion_version, load_version
-from assets.verdicts import carry_out, decision_row, pending
+from assets.verdicts import carry_out, decision_row, next_look, pending
 from atlas_pipeline.adaptation.ledger import EQUITY, GATE_DECISIONS
 from atlas_pipeline.windows.panel import EPOCH
 from resources.artifacts import Artifacts
@@ -49,12 +50,16 @@ def champion(
 
     learned = config.load()
     with warehouse.session() as lake:
-        equity = lake.read(EQUITY, where={"ledger": LEDGER}, columns=["bar"])
+        equity = lake.read(EQUITY, where={"ledger": LEDGER}, columns=["symbol", "bar"])
         decided = lake.read(GATE_DECISIONS)
+    bars, symbols = pd.DatetimeIndex(equity["bar"].unique()).sort_values(), equity["symbol"].nunique()
     pictures: dict[str, Any] = {}
     for candidate in pending(tracking, decided):
+        end = next_look(candidate, decided, bars, symbols, learned.gate_minimum_steps)
+        if end is None:
+            context.log.info(f"version {candidate.version} waits for its next look")
+            continue
         live = champion_version(tracking)
-        end = equity["bar"].max().to_pydatetime() + ONE_MICROSECOND
         created_at = datetime.fromisoformat(candidate.tags["created_at"])
         with warehouse.session() as lake:
             rows = model_rows(lake, EPOCH, end)
@@ -65,11 +70,8 @@ def champion(
             created_at,
             end,
             learned,
-            compute.hardware(),
+            compute.inference(),
         )
-        if outcome is None:
-            context.log.info(f"version {candidate.version}: no bar since its creation yet")
-            continue
         row = decision_row(candidate, live, outcome)
         warehouse.append(GATE_DECISIONS, row)
         context.log.info(f"version {candidate.version}: {outcome.decision.verdict}, {outcome.decision.reason}")

@@ -169,7 +169,7 @@ def forecasts(
         )
     with permanent(ValueError):
         densities = {
-            FORECASTER: forecast(known, trained, ends, compute.hardware()).density,
+            FORECASTER: forecast(known, trained, ends, compute.inference()).density,
             **volatility_forecasts(known, ends, fold.start, learned.horizon),
         }
     rows = forecast_rows(context.partition_key, known, ends, labels(known, ends, learned.horizon), densities)

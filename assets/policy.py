@@ -46,7 +46,7 @@ def embeddings(
     known = open_panels(artifacts, fold.end)
     trained = load_forecaster(artifacts, learned, fold)
     ends = fold.window_ends(known, fold.policy_start, fold.end)
-    said = forecast(known, trained, ends, compute.hardware())
+    said = forecast(known, trained, ends, compute.inference())
     with permanent(ValueError):
         paths = market_paths(known, ends, said.embeddings, said.density.location, said.density.scale)
     file = paths_file(artifacts, learned, context.partition_key, trained.base_hash, known.sha256())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -31,6 +32,42 @@ def pending(tracking: Tracking, decided: pd.DataFrame) -> list[ModelVersion]:
         else:
             waiting.append(version)
     return waiting
+
+
+def next_look(
+    candidate: ModelVersion, decided: pd.DataFrame, bars: pd.DatetimeIndex, symbols: int, minimum: int
+) -> datetime | None:
+    """First instant after the bars that the next look at a candidate takes in; None while it has to wait for more.
+
+    The gate looks at the first ``minimum`` shadow steps, then at twice as many, and so on: the number of looks, and
+    with it the chance that one of them promotes by luck, is bounded however often the asset is materialized. Before
+    that, a candidate is entered once as waiting.
+
+    Parameters
+    ----------
+    candidate
+        Version that waits for a verdict.
+    decided
+        Rows of ``GATE_DECISIONS``.
+    bars
+        Instants of the ledger's bars, sorted.
+    symbols
+        Environment steps a bar.
+    minimum
+        ``gate_minimum_steps``.
+    """
+    ahead = bars[bars >= pd.Timestamp(candidate.tags["created_at"])]
+    own = decided[decided["candidate_version"] == str(candidate.version)]
+    looks = (len(ahead) - 1) * symbols // minimum
+    if looks == 0:
+        return None if len(own) or len(ahead) < 2 else _after(ahead[-1])
+    if len(own) and own["steps"].max() >= looks * minimum:
+        return None
+    return _after(ahead[-(-looks * minimum // symbols)])
+
+
+def _after(bar: pd.Timestamp) -> datetime:
+    return (bar + pd.Timedelta(microseconds=1)).to_pydatetime()
 
 
 def carry_out(tracking: Tracking, candidate: ModelVersion, verdict: str) -> None:

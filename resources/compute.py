@@ -56,6 +56,14 @@ class Compute(dg.ConfigurableResource):
             own["batch_size"] = _batch_size(self.batch_size)
         return dataclasses.replace(hardware_preset(self.preset), **own)
 
+    def inference(self) -> Hardware:
+        """Return the hardware for forecasts, embeddings and what trades on them: float32.
+
+        A window then gives the same embedding in training, on paper, in shadow and in the online update, whatever it is
+        batched with; in bfloat16 it moves by about a hundredth, and importance weights with it.
+        """
+        return dataclasses.replace(self.hardware(), precision="float32")
+
     def accumulation_steps(self, effective_batch_size: int) -> int:
         """Number of physical batches accumulated into one optimizer step, so that the effective batch is kept."""
         physical = self.hardware().batch_size

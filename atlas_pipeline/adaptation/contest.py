@@ -33,7 +33,7 @@ def contest(
     end: datetime,
     config: Config,
     hardware: Hardware,
-) -> Contest | None:
+) -> Contest:
     """Judge a candidate on the bars after its creation.
 
     Parameters
@@ -51,21 +51,23 @@ def contest(
     hardware
         How embeddings are computed.
 
-    Returns
-    -------
-    Contest or None
-        None while fewer than two bars have passed.
+    Raises
+    ------
+    ValueError
+        Where fewer than two bars have passed.
     """
     frozen = empty_adapter(candidate.base_sha256, candidate.policy_sha256, config)
     contenders = {
-        "candidate": candidate,
-        "champion": champion,
         "base": candidate.with_adapter(frozen, candidate.version),
+        "champion": champion,
+        "candidate": candidate,
     }
     paths: dict[str, list[MarketPath] | None] = {}
     for name, policy in contenders.items():
         try:
-            paths[name] = policy.market_paths(panel, created_at, end, hardware)
+            # The base's forward pass is the larger part of the cost, and most contenders stand on the same one.
+            shared = paths["base"] if policy.base_sha256 == candidate.base_sha256 and "base" in paths else None
+            paths[name] = policy.market_paths(panel, created_at, end, hardware, of_base=shared)
         except FloatingPointError:
             # A candidate that gives no numbers is refused by the gate; a champion that does is an outage.
             if name != "candidate":
@@ -73,7 +75,7 @@ def contest(
             paths[name] = None
     seen = paths["champion"]
     if not seen or len(seen[0]) < 2:
-        return None
+        raise ValueError(f"no two bars from {created_at} to {end} to judge on: wait for more")
     seed = candidate.adapter.env_step
     results = {
         name: broken(seen) if own is None else shadow(contenders[name], own, config, seed)

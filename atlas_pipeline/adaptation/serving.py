@@ -138,7 +138,12 @@ class LivePolicy:
         return LivePolicy(self.forecaster, self.actor_critic, adapter, version)
 
     def market_paths(
-        self, panel: Panel, start: datetime | None, end: datetime | None, hardware: Hardware
+        self,
+        panel: Panel,
+        start: datetime | None,
+        end: datetime | None,
+        hardware: Hardware,
+        of_base: list[MarketPath] | None = None,
     ) -> list[MarketPath]:
         """Observe all bars in [start, end), one path a symbol.
 
@@ -153,12 +158,17 @@ class LivePolicy:
             Instants (UTC); None is unbounded.
         hardware
             Device, precision and threads; the batch size is ``BATCH``.
+        of_base
+            What the same base with an empty adapter observed on the same bars, where that is known already: its
+            forecasts are then not made again.
 
         Raises
         ------
         FloatingPointError
             Where the network's outputs are not finite.
         """
+        if of_base is not None and not self.adapter.tensors:
+            return of_base
         ends = window_ends(panel, self.forecaster.config.seq_length)
         instants = panel.available_at[ends]
         chosen = np.ones(len(ends), bool)
@@ -169,13 +179,23 @@ class LivePolicy:
         ends = ends[chosen]
         if not len(ends):
             return []
-        embeddings, location, scale = self.observe(panel, ends, hardware)
+        frozen = None
+        if of_base is not None:
+            frozen = (
+                np.concatenate([path.forecast_location for path in of_base]),
+                np.concatenate([path.forecast_scale for path in of_base]),
+            )
+        embeddings, location, scale = self.observe(panel, ends, hardware, frozen)
         return market_paths(panel, ends, embeddings, location, scale)
 
     def observe(
-        self, panel: Panel, ends: npt.NDArray[np.int64], hardware: Hardware
+        self,
+        panel: Panel,
+        ends: npt.NDArray[np.int64],
+        hardware: Hardware,
+        frozen: tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]] | None = None,
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-        """Observe the windows that end at these rows.
+        """Observe the windows that end at these rows; ``frozen`` is the base's location and scale, where known.
 
         Returns
         -------
@@ -190,12 +210,14 @@ class LivePolicy:
         count = len(ends)
         filled = np.concatenate([ends, np.repeat(ends[-1:], -count % BATCH)])
         fixed = dataclasses.replace(hardware, batch_size=BATCH)
-        said = forecast(panel, self.forecaster, filled, fixed)
-        embeddings = said.embeddings
-        if self.adapter.tensors:
+        if frozen is None:
+            said = forecast(panel, self.forecaster, filled, fixed)
+            embeddings, location, scale = said.embeddings, said.density.location, said.density.scale
+        else:
+            location, scale = frozen
+        if frozen is not None or self.adapter.tensors:
             embeddings = forecast(panel, self.adapted, filled, fixed).embeddings
-        location, scale = said.density.location[:count], said.density.scale[:count]
-        embeddings = embeddings[:count]
+        embeddings, location, scale = embeddings[:count], location[:count], scale[:count]
         named: dict[str, npt.NDArray[np.floating]] = {
             "embedding": embeddings,
             "forecast location": location,
