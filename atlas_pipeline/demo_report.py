@@ -41,56 +41,89 @@ def traded_steps(warehouse: Warehouse) -> int:
 def print_report(console: Console, warehouse: Warehouse) -> None:
     """Print the closing tables from what the warehouse holds."""
     _print(console, "Tables", _tables(warehouse))
-    forecasts = warehouse.read(FORECASTS)
-    for fold, own in forecasts.groupby("fold"):
-        _print(console, f"Density forecasts, {fold}, out of sample (NLL in nats, CRPS in percent)", score_table(own))
+    for fold, own in warehouse.read(FORECASTS).groupby("fold"):
+        _print(console, f"Density forecasts of {fold}, out of sample", _densities(score_table(own)))
     for fold, own in warehouse.read(BACKTEST_SCORES).groupby("fold"):
-        scores = own.drop(columns="fold")
-        _print(console, f"Trading, {fold}, out of sample, net of costs", scores)
-        earned = scores.set_index("strategy")["total_return"]
-        verdict = "earned more than" if earned["policy"] > earned["buy_and_hold"] else "lost to"
+        _print(console, f"Trading in {fold}, out of sample, net of costs", _strategies(own))
+        earned = own.set_index("strategy")["total_return"]
         own_return, market_return = earned["policy"], earned["buy_and_hold"]
         verdict = "earned more than" if own_return > market_return else "lost to"
-        console.print(f"In {fold} the policy {verdict} buy-and-hold: {own_return:+.1%} against {market_return:+.1%}.")
-    _print(console, "Adapters and the gate's verdicts", _verdicts(warehouse.read(GATE_DECISIONS)))
+        console.print(f"The policy {verdict} buy-and-hold: {own_return:+.1%} against {market_return:+.1%}.\n")
+    verdicts = _latest_verdicts(warehouse.read(GATE_DECISIONS))
+    _print(console, "Adapters and the gate's verdicts (net return in shadow)", _verdicts(verdicts))
+    for decision in verdicts.itertuples():
+        console.print(f"  {decision.env_step:06d} {decision.verdict}: {decision.reason}", highlight=False)
 
 
 def _tables(warehouse: Warehouse) -> pd.DataFrame:
     with warehouse.session() as lake:
-        counts = lake.row_counts()
+        counts, changes = lake.row_counts(), lake.last_changes()
         return pd.DataFrame(
             [
                 {
                     "table": table.name,
                     "rows": counts.get(table.name, 0),
                     "duplicate keys": len(lake.duplicates(table)) if table.name in counts else 0,
-                    "snapshot": lake.snapshot(),
+                    "last snapshot": changes.get(table.name, ""),
                 }
                 for table in TABLES
             ]
         )
 
 
-def _verdicts(decisions: pd.DataFrame) -> pd.DataFrame:
-    latest = decisions.sort_values("bar").groupby(["env_step", "candidate_version"]).tail(1).sort_values("env_step")
+def _densities(scores: pd.DataFrame) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "symbol": scores["symbol"],
+            "model": scores["model"],
+            "NLL (nats)": scores["nll"].map("{:.3f}".format),
+            "CRPS (%)": scores["crps"].map("{:.4f}".format),
+            "95% coverage": scores["coverage_95"].map("{:.1%}".format),
+            "bars": scores["bars"],
+        }
+    )
+
+
+def _strategies(scores: pd.DataFrame) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "strategy": scores["strategy"],
+            "return": scores["total_return"].map("{:+.1%}".format),
+            "Sharpe (95% interval)": [
+                f"{row.sharpe_ratio:.2f} ({row.sharpe_lower:.2f} to {row.sharpe_upper:.2f})"
+                for row in scores.itertuples()
+            ],
+            "drawdown": scores["max_drawdown"].map("{:.1%}".format),
+            "win rate": scores["win_rate"].map("{:.1%}".format),
+            "turnover a year": scores["turnover"].map("{:.1f}".format),
+        }
+    )
+
+
+def _latest_verdicts(decisions: pd.DataFrame) -> pd.DataFrame:
+    return decisions.sort_values("bar").groupby("candidate_version").tail(1).sort_values("env_step")
+
+
+def _verdicts(latest: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "adapter": latest["env_step"].map("{:06d}".format),
             "version": latest["candidate_version"],
             "verdict": latest["verdict"],
             "shadow steps": latest["steps"],
-            "candidate": latest["candidate_total_return"].map("{:+.2%}".format),
-            "champion": latest["champion_total_return"].map("{:+.2%}".format),
-            "base": latest["base_total_return"].map("{:+.2%}".format),
-            "why": latest["reason"],
+            **{
+                contender: latest[f"{contender}_total_return"].map("{:+.2%}".format)
+                for contender in ("candidate", "champion", "base")
+            },
         }
     )
 
 
 def _print(console: Console, title: str, rows: pd.DataFrame) -> None:
     shown = RichTable(title=title, title_justify="left", title_style="bold")
-    for name, kind in rows.dtypes.items():
-        shown.add_column(str(name), justify="right" if pd.api.types.is_numeric_dtype(kind) else "left")
+    for name in rows.columns:
+        text = name in ("table", "symbol", "model", "strategy", "adapter", "verdict")
+        shown.add_column(str(name), justify="left" if text else "right")
     for row in rows.itertuples(index=False, name=None):
-        shown.add_row(*(f"{value:.4g}" if isinstance(value, float) else str(value) for value in row))
+        shown.add_row(*map(str, row))
     console.print(shown)

@@ -17,6 +17,9 @@ from atlas_pipeline.market.table import Column, Table
 from resources.ducklake import Catalog, retry_when_locked
 from resources.rows import SQL_TYPE, content_version, empty, fetch, instant, quoted, selection
 
+# What DuckLake calls the changes of a snapshot that touch rows.
+_ROW_CHANGES = ("tables_inserted_into", "tables_deleted_from", "inlined_insert", "inlined_delete")
+
 
 class FutureReadError(ValueError):
     """Rows were asked for that could not be known at the read's bound."""
@@ -118,6 +121,21 @@ class LakeReader:
         """Return the number of rows of each table in the lake, sorted by name."""
         names = self._rows(f"SELECT table_name FROM duckdb_tables() WHERE database_name = '{self._alias}' ORDER BY 1")
         return {name: self._rows(f"SELECT count(*) FROM {self._alias}.main.{quoted(name)}")[0][0] for (name,) in names}
+
+    def last_changes(self) -> dict[str, int]:
+        """Return the last snapshot that changed each table's rows, by table name."""
+        names = {
+            str(number): name
+            for name, number in self._rows(f"SELECT table_name, table_id FROM ducklake_table_info('{self._alias}')")
+        }
+        last: dict[str, int] = {}
+        for snapshot, changes in self._rows(
+            f"SELECT snapshot_id, changes FROM ducklake_snapshots('{self._alias}') ORDER BY snapshot_id"
+        ):
+            for kind, tables in changes.items():
+                if kind in _ROW_CHANGES:
+                    last |= {names[table]: int(snapshot) for table in tables if table in names}
+        return last
 
     def duplicates(self, table: Table) -> pd.DataFrame:
         """Return the keys that more than one row has, with their number of ``rows``."""

@@ -39,14 +39,9 @@ def plot_features(features: pd.DataFrame) -> bytes:
             (f"before {middle:%Y-%m}", features["available_at"] < middle),
             (f"from {middle:%Y-%m}", features["available_at"] >= middle),
         ):
-            axis.hist(
-                features.loc[part, name].dropna(),
-                bins=bins,
-                density=True,
-                histtype="stepfilled",
-                alpha=0.5,
-                label=label,
-            )
+            values = features.loc[part, name].dropna()
+            if len(values):  # the older half may be all warm-up
+                axis.hist(values, bins=bins, density=True, histtype="stepfilled", alpha=0.5, label=label)
         axis.set_title(name, fontsize=9, loc="left")
         axis.set_xlabel(REGISTRY[name].unit, fontsize=8)
         axis.set_yticks([])

@@ -512,3 +512,13 @@ class TestTimeTravelUnderMaintenance:
                 else:
                     lake.replace(BARS, {month: bars(month, 2 if step == "replace" else 8, close=float(number))})
                 history[lake.snapshot()] = (lake.read(BARS), lake.read(LEDGER))
+
+
+def test_last_changes_name_the_snapshot_of_each_table(warehouse: Warehouse) -> None:
+    first = warehouse.replace(BARS, {"2020-01": bars("2020-01")})
+    second = warehouse.append(LEDGER, decisions(1))
+    with warehouse.session() as lake:
+        assert lake.last_changes() == {BARS.name: first.snapshot, LEDGER.name: second.snapshot}
+    third = warehouse.replace(BARS, {"2020-01": bars("2020-01", close=101.0)})
+    with warehouse.session() as lake:
+        assert lake.last_changes() == {BARS.name: third.snapshot, LEDGER.name: second.snapshot}
