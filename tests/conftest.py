@@ -48,6 +48,13 @@ TINY: dict[str, Any] = {
     "online_batch_size": 32,
     "gate_minimum_steps": 40,
 }
+PICTURES = {
+    "market": ("plot_bars",),
+    "features": ("plot_features",),
+    "training": ("learning_curve", "pit_histogram", "reliability"),
+    "trading": ("training_curve", "equity_curves"),
+    "adaptation": ("plot_ledger", "plot_shadow"),
+}
 RANGE_TAGS = ("dagster/asset_partition_range_start", "dagster/asset_partition_range_end")
 
 
@@ -256,7 +263,9 @@ def traded_home(prepared: Prepared, fold_home: Path) -> Path:
         end = datetime.fromisoformat(CLOCK) + timedelta(microseconds=1)
         with pipeline.warehouse.session() as lake:
             rows = model_rows(lake, EPOCH, end)
-            paths = live.market_paths(rows, datetime(2007, 1, 1, tzinfo=UTC), end, pipeline.resources["compute"].hardware())
+            paths = live.market_paths(
+                rows, datetime(2007, 1, 1, tzinfo=UTC), end, pipeline.resources["compute"].hardware()
+            )
             made = LedgerRows()
             for _, bar in trade(LedgerState(LEDGER), paths, live, config, config.seed):
                 made.extend(bar)
@@ -265,6 +274,14 @@ def traded_home(prepared: Prepared, fold_home: Path) -> Path:
                     transaction.append(table, made.frames()[table.name])
 
     return prepared("traded", fold_home, fill)
+
+
+@pytest.fixture
+def without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw nothing: a third of a small run's time. The prepared folders were made with every picture."""
+    for module, names in PICTURES.items():
+        for name in names:
+            monkeypatch.setattr(f"atlas_pipeline.{module}.plots.{name}", lambda *arguments: b"picture")
 
 
 @pytest.fixture

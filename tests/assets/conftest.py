@@ -52,3 +52,8 @@ def execute_sql() -> Callable[..., None]:
             connection.execute(statement.format(lake=f"{alias}.main"))
 
     return execute
+
+
+@pytest.fixture(autouse=True)
+def _quick(without_pictures: None) -> None:
+    """Every test of this room runs without pictures."""

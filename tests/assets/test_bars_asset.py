@@ -190,9 +190,7 @@ def test_bad_rows_wait_in_quarantine_with_their_reason_and_block(pipeline, chang
     change_feed(spoil)
     result = pipeline.run("ingest", "bars", "features", partition="1999-03")
     refused = pipeline.warehouse.read(QUARANTINED_BARS)
-    reasons = {
-        (row.symbol, f"{row.session:%m-%d}", row.ordinal): row.reason for row in refused.itertuples(index=False)
-    }
+    reasons = {(row.symbol, f"{row.session:%m-%d}", row.ordinal): row.reason for row in refused.itertuples(index=False)}
     assert reasons == {
         ("SP500", "03-03", 0): "price is off the last accepted close by more than a factor of 5",
         ("SP500", "03-05", 0): reasons["SP500", "03-05", 0],

@@ -1,0 +1,145 @@
+"""Features and panels: months that do not depend on the run, a causality check that bites, reads that are bounded."""
+
+import shutil
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import dagster as dg
+import numpy as np
+import pandas as pd
+import pytest
+
+from assets import features as stage
+from assets.loading import open_panels
+from atlas_pipeline.features import compute
+from atlas_pipeline.features.registry import FEATURES, MODEL_INPUTS
+from atlas_pipeline.market.bars import BARS
+from atlas_pipeline.windows.panel import Panel, microseconds
+
+CLOCK = "1999-06-30T20:00:00+00:00"
+
+
+@pytest.fixture(scope="session")
+def few_home(prepared) -> Path:
+    def fill(pipeline) -> None:
+        half_a_year = replace(pipeline, market_settings={"replay_start": CLOCK})
+        assert half_a_year.run("ingest", "bars", "features", partitions=("1999-01", "1999-06")).success
+
+    return prepared("few", None, fill)
+
+
+@pytest.fixture
+def few(pipeline_at, few_home: Path, tmp_path: Path):
+    """Half a year of bars and features in a folder of its own."""
+    return pipeline_at(shutil.copytree(few_home, tmp_path / "few"), replay_start=CLOCK)
+
+
+def test_a_month_alone_equals_the_same_month_of_a_full_run(market_copy) -> None:
+    full = market_copy.warehouse.read(FEATURES)
+    for month in ("2003-05", "2007-12"):
+        part = full[full["month"] == month]
+        market_copy.warehouse.replace(FEATURES, {month: part.iloc[:0]})
+        assert month not in market_copy.warehouse.partitions(FEATURES)
+        assert market_copy.run("ingest", "features", partition=month).success
+        alone = market_copy.warehouse.read(FEATURES, partitions=[month])
+        pd.testing.assert_frame_equal(alone, part.reset_index(drop=True), check_exact=True)
+
+
+def test_the_same_rows_computed_again_are_no_new_version(few) -> None:
+    snapshot = few.warehouse.snapshot()
+    result = few.run("ingest", "features", partition="1999-05")
+    (event,) = result.asset_materializations_for_node("features")
+    assert event.tags["dagster/data_version"] == few.warehouse.data_version(FEATURES, "1999-05")
+    assert few.warehouse.snapshot() == snapshot
+    assert few.checks(result) == {"features_schema": True, "features_causality": True}
+
+
+def test_features_without_bars_fail(few) -> None:
+    message = few.failure(few.run("ingest", "features", partitions=("1999-06", "1999-07")))
+    assert "no bars in 1999-07: materialize these months of bars first" in message
+
+
+def test_a_feature_that_looks_ahead_fails_the_check(few, monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = compute.compute_features
+
+    def leaking(bars: pd.DataFrame) -> pd.DataFrame:
+        made = honest(bars)
+        tomorrow = made.groupby("symbol")["rsi_scaled"].shift(-1)
+        return made.assign(rsi_scaled=tomorrow.fillna(made["rsi_scaled"]))
+
+    monkeypatch.setattr(compute, "compute_features", leaking)
+    result = few.run("ingest", "features", partitions=("1999-01", "1999-06"))
+    assert not result.success
+    assert not few.checks(result)["features_causality"]
+    check = stage.features_causality(warehouse=few.warehouse)
+    assert "looks ahead: ['rsi_scaled'] changed with the future" in check.description
+
+
+def test_rows_that_the_code_does_not_make_fail_the_check(few) -> None:
+    assert stage.features_causality(warehouse=few.warehouse).passed
+    month = few.warehouse.read(FEATURES, partitions=["1999-06"])
+    month.loc[3, "RSI"] += 1e-9
+    few.warehouse.replace(FEATURES, {"1999-06": month})
+    check = stage.features_causality(warehouse=few.warehouse)
+    assert not check.passed and "materialize the months of features again" in check.description
+    assert few.run("ingest", "features", partition="1999-06").success, "the remedy does not help"
+
+
+def test_a_panel_holds_the_features_and_prices_of_its_year(market_home: Path, pipeline_at) -> None:
+    pipeline = pipeline_at(market_home)
+    panel = Panel.open([pipeline.artifacts.panel_path(2004)])
+    year = pipeline.warehouse.read(
+        FEATURES, start=datetime(2004, 1, 1, tzinfo=UTC), end=datetime(2005, 1, 1, tzinfo=UTC)
+    )
+    assert panel.symbols == ("NASDAQ", "SP500") and panel.features == tuple(MODEL_INPUTS)
+    np.testing.assert_array_equal(panel.values, year[list(MODEL_INPUTS)].to_numpy(np.float32))
+    np.testing.assert_array_equal(panel.volatility, year["volatility_ewma"])
+    bars = pipeline.warehouse.read(BARS, partitions=[f"2004-{month:02d}" for month in range(1, 13)])
+    np.testing.assert_array_equal(panel.prices[:, 3], bars["close"])
+    assert panel.available_at.tolist() == [microseconds(instant) for instant in bars["available_at"]]
+
+
+def test_panels_of_a_range_have_versions_of_their_own(market_copy) -> None:
+    before = {year: market_copy.artifacts.panel_path(year).read_bytes() for year in (2005, 2006)}
+    result = market_copy.run("build_panels", "panel", partitions=("2005", "2006"))
+    assert result.success
+    versions = {
+        event.partition: event.tags["dagster/data_version"]
+        for event in result.asset_materializations_for_node("panel")[-2:]
+    }
+    assert versions["2005"] != versions["2006"] and set(versions) == {"2005", "2006"}
+    assert before == {year: market_copy.artifacts.panel_path(year).read_bytes() for year in (2005, 2006)}
+
+
+def test_a_panel_without_features_fails(market_copy) -> None:
+    message = market_copy.failure(market_copy.run("build_panels", "panel", partition="2008"))
+    assert "no features in 2008: materialize its months first" in message
+    assert not market_copy.artifacts.panel_path(2008).exists()
+
+
+def test_panels_give_no_row_at_or_after_the_bound(market_home: Path, pipeline_at) -> None:
+    artifacts = pipeline_at(market_home).artifacts
+    close = datetime(2005, 6, 1, 20, tzinfo=UTC)
+    bounded = open_panels(artifacts, close)
+    assert bounded.available_at.max() < microseconds(close)
+    later = open_panels(artifacts, datetime(2006, 1, 1, tzinfo=UTC))
+    known = later.available_at < microseconds(close)
+    np.testing.assert_array_equal(bounded.available_at, later.available_at[known])
+    np.testing.assert_array_equal(bounded.values, later.values[known])
+    assert later.available_at.max() < microseconds(datetime(2006, 1, 1, tzinfo=UTC))
+
+
+def test_a_missing_or_damaged_panel_is_named(market_copy) -> None:
+    before = datetime(2006, 1, 1, tzinfo=UTC)
+    file = market_copy.artifacts.panel_path(2003)
+    content = bytearray(file.read_bytes())
+    file.write_bytes(content[: len(content) // 2])
+    with pytest.raises(dg.Failure, match=r"2003\.safetensors.*materialize") as damaged:
+        open_panels(market_copy.artifacts, before)
+    assert not damaged.value.allow_retries
+    file.unlink()
+    with pytest.raises(dg.Failure, match=r"2003\.safetensors.*materialize"):
+        open_panels(market_copy.artifacts, before)
+    assert market_copy.run("build_panels", "panel", partition="2003").success
+    assert len(open_panels(market_copy.artifacts, before))
