@@ -9,6 +9,8 @@ PORT ?= 3000
 MLFLOW_PORT ?= 5000
 VENV := .venv
 BIN := $(VENV)/bin
+# One thread a worker: two workers already fill two cores.
+PYTEST := env -u ATLAS_HOME -u DAGSTER_HOME OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
 
 .PHONY: demo ui mlflow test check bench format
 
@@ -23,7 +25,7 @@ mlflow: $(VENV)/ready
 	$(BIN)/mlflow ui --backend-store-uri sqlite:///$(ATLAS_HOME)/mlflow.db --host 127.0.0.1 --port $(MLFLOW_PORT)
 
 test: $(VENV)/ready
-	$(BIN)/pytest
+	$(PYTEST)
 
 check: $(VENV)/ready
 	$(BIN)/ruff format --check .
@@ -32,7 +34,7 @@ check: $(VENV)/ready
 	$(BIN)/lint-imports
 	env -u DAGSTER_HOME $(BIN)/dg check defs
 	env -u DAGSTER_HOME $(BIN)/dagster definitions validate -w workspace.yaml
-	$(BIN)/pytest
+	$(PYTEST)
 
 bench: $(VENV)/ready
 	@for module in $(basename $(notdir $(filter-out %/__init__.py,$(wildcard benchmarks/*.py)))); do \

@@ -19,8 +19,12 @@ from atlas_pipeline.market.table import Table
 from resources.artifacts import Artifacts
 from resources.warehouse import Warehouse
 
-REFRESHED = dg.AutomationCondition.eager() & dg.AutomationCondition.all_deps_blocking_checks_passed()
-"""Eager alone would run after a failed blocking check of another run."""
+REFRESHED = (
+    dg.AutomationCondition.eager().without(~dg.AutomationCondition.any_deps_missing())
+    & dg.AutomationCondition.all_deps_blocking_checks_passed()
+)
+"""Eager alone would run after a failed blocking check of another run, and, since the months to come are missing, never
+in a year that is not over."""
 
 
 @dg.asset(
