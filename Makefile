@@ -2,7 +2,9 @@
 export ATLAS_HOME ?= $(CURDIR)/.atlas
 export DAGSTER_HOME ?= $(ATLAS_HOME)/dagster
 export DO_NOT_TRACK := 1
+export DAGSTER_DISABLE_TELEMETRY := yes
 export MLFLOW_DISABLE_TELEMETRY := true
+export HF_HUB_OFFLINE := 1
 
 PYTHON ?= python3
 PORT ?= 3000

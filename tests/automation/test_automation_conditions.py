@@ -18,7 +18,9 @@ def check(instance: dg.DagsterInstance, name: str, passed: bool) -> None:
     )
 
 
-def requested(definitions: dg.Definitions, instance: dg.DagsterInstance, cursor: object = None) -> tuple[set[str], object]:
+def requested(
+    definitions: dg.Definitions, instance: dg.DagsterInstance, cursor: object = None
+) -> tuple[set[str], object]:
     result = dg.evaluate_automation_conditions(
         definitions, instance, asset_selection=dg.AssetSelection.assets(panel), cursor=cursor
     )
@@ -30,7 +32,7 @@ def test_the_panel_of_a_running_year_follows_its_months() -> None:
     with dg.DagsterInstance.ephemeral() as instance:
         for name in ("features_schema", "features_causality"):
             check(instance, name, passed=True)
-        nothing, cursor = requested(definitions, instance)
+        _, cursor = requested(definitions, instance)
         report(instance, "2018-07")
         due, cursor = requested(definitions, instance, cursor)
         assert due == {"2018"}
