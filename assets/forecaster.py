@@ -58,7 +58,7 @@ def forecaster(
     }
     with permanent(InsufficientHistoryError, CorruptCheckpointError, NonFiniteLossError):
         if folder.exists():
-            trained = TrainedForecaster.load(folder)
+            trained = TrainedForecaster.load(artifacts.verify(folder))
             context.log.info("the same configuration and data were trained before: taken from its checkpoint")
         else:
             with tracking.run(

@@ -63,6 +63,12 @@ def open_panels(artifacts: Artifacts, before: datetime) -> Panel:
 
     first = YEARS.get_first_partition_key()
     years = range(int(str(first)), before.year + (before > before.replace(month=1, day=1)))
+    if not years:
+        raise dg.Failure(
+            f"the market begins in {first}, nothing of it is known before {before:%Y-%m-%d}: "
+            "choose a later fold or fewer policy_years",
+            allow_retries=False,
+        )
     with permanent(PanelError):
         return Panel.open([artifacts.panel_path(year) for year in years], before=before)
 
@@ -92,7 +98,7 @@ def load_forecaster(artifacts: Artifacts, config: Config, fold: Fold) -> Trained
             allow_retries=False,
         )
     with permanent(CorruptCheckpointError):
-        return TrainedForecaster.load(folder)
+        return TrainedForecaster.load(artifacts.verify(folder))
 
 
 def paths_file(artifacts: Artifacts, config: Config, fold: str, base_hash: str, data: str) -> Path:
@@ -130,5 +136,6 @@ def load_paths(artifacts: Artifacts, config: Config, fold: Fold) -> tuple[list[M
             allow_retries=False,
         )
     with permanent(CorruptCheckpointError):
+        artifacts.verify(file.parent)
         paths, base_hash = read_paths(file)
     return paths, file.parent.name, base_hash

@@ -127,7 +127,7 @@ def policy(
         ) as run,
     ):
         if file.exists():
-            trained = load_trained_policy(file)
+            trained = load_trained_policy(artifacts.verify(file.parent) / file.name)
             context.log.info("the same paths and configuration were learned before: taken from its checkpoint")
         else:
 
@@ -203,7 +203,7 @@ def backtest(
             allow_retries=False,
         )
     with permanent(CorruptCheckpointError, ValueError):
-        trained = load_trained_policy(file)
+        trained = load_trained_policy(artifacts.verify(file.parent) / file.name)
         tracks = compare(trained.model, paths, learned, fold.start, fold.end)
     rows = pd.concat(
         [track.frame(context.partition_key, name) for name, own in tracks.items() for track in own], ignore_index=True

@@ -49,14 +49,13 @@ def load_version(version: ModelVersion, artifacts: Artifacts) -> LivePolicy:
     from atlas_pipeline.adaptation.serving import LivePolicy
     from atlas_pipeline.training.errors import CorruptCheckpointError
 
-    tags = version.tags
+    forecaster, policy, adapter = (version.tags[name] for name in ("forecaster", "policy", "adapter"))
     with permanent(CorruptCheckpointError, AdapterBaseMismatchError):
-        return LivePolicy.load(
-            artifacts.absolute(tags["forecaster"]),
-            artifacts.absolute(tags["policy"]),
-            artifacts.absolute(tags["adapter"]) if tags["adapter"] else None,
-            str(version.version),
-        )
+        folder = artifacts.verify(artifacts.absolute(forecaster))
+        files = [artifacts.absolute(file) for file in (policy, adapter) if file]
+        for file in files:
+            artifacts.verify(file.parent)
+        return LivePolicy.load(folder, files[0], files[1] if adapter else None, str(version.version))
 
 
 def register_base(
@@ -90,6 +89,7 @@ def register_base(
         },
     )
     if tracking.alias(MODEL, CHAMPION) is None:
-        tracking.set_alias(MODEL, CHAMPION, version)
+        # The tag first: a base that is live without it would be a candidate once it is no longer live.
         tracking.tag_version(MODEL, version, "verdict", "promote")
+        tracking.set_alias(MODEL, CHAMPION, version)
     return version

@@ -25,11 +25,12 @@ def pending(tracking: Tracking, decided: pd.DataFrame) -> list[ModelVersion]:
     waiting = []
     for version in tracking.versions(MODEL):
         name = str(version.version)
-        if version.tags.get("verdict") in FINAL or version.version == live.version or "created_at" not in version.tags:
+        if version.tags.get("verdict") in FINAL or "created_at" not in version.tags:
             continue
         if name in final:
+            # Also where it is live already: untagged, it would be carried out again after its successor.
             carry_out(tracking, version, final[name])
-        else:
+        elif version.version != live.version:
             waiting.append(version)
     return waiting
 
