@@ -20,6 +20,7 @@ from assets.serving import champion_version, load_version
 from atlas_pipeline.adaptation.ledger import DECISIONS, EQUITY, EXPERIENCE, FILLS, LEDGER_TABLES
 from atlas_pipeline.config import AdaptationSettings, PPOSettings, digest_of
 from atlas_pipeline.market.table import Table
+from atlas_pipeline.training.errors import CorruptCheckpointError
 from atlas_pipeline.windows.panel import EPOCH, microseconds
 from resources.artifacts import Artifacts
 from resources.compute import Compute
@@ -136,10 +137,12 @@ def _last_bar(rows: "Panel", first: datetime, now: datetime, until_step: int | N
     """Instant of the last bar to trade: the clock's, or the one that reaches ``until_step``."""
     if until_step is None:
         return now
+    if steps >= until_step:
+        return first - ONE_MICROSECOND
     ahead = np.unique(rows.available_at[rows.available_at >= microseconds(first)])
     # An account's first bar only opens it: it takes one bar more than steps.
-    bars = max(0, -(-(until_step - steps) // len(rows.symbols))) + (steps == 0)
-    return now if bars >= len(ahead) else EPOCH + timedelta(microseconds=int(ahead[max(bars, 1) - 1]))
+    bars = -(-(until_step - steps) // len(rows.symbols)) + (steps == 0)
+    return now if bars >= len(ahead) else EPOCH + timedelta(microseconds=int(ahead[bars - 1]))
 
 
 def _require_sessions(rows: "Panel", market: Market, first: datetime, last: datetime) -> None:
@@ -210,7 +213,6 @@ def lora_adapter(
     from atlas_pipeline.adaptation.lora import save_adapter
     from atlas_pipeline.adaptation.online_update import ExperienceError, update_adapter
     from atlas_pipeline.adaptation.replay_file import load_replay, save_replay
-    from atlas_pipeline.training.errors import CorruptCheckpointError
 
     learned = config.load()
     step = int(context.partition_key)
@@ -254,7 +256,7 @@ def lora_adapter(
             experience,
             rows,
             live,
-            None if before is None else load_replay(before),
+            None if before is None else load_replay(artifacts.verify(before.parent) / before.name),
             learned,
             compute.inference(),
             learned.seed,
@@ -296,6 +298,29 @@ def lora_adapter(
             "MLflow": tracking.ui_command,
         },
         data_version=dg.DataVersion(update.adapter.sha256),
+    )
+
+
+@dg.asset_check(asset=lora_adapter, blocking=True)
+def lora_adapters_fit_their_base(artifacts: Artifacts, tracking: Tracking) -> dg.AssetCheckResult:
+    """Every registered adapter is whole, and names the base and the contents that its version was registered with."""
+    from atlas_pipeline.adaptation.lora import AdapterBaseMismatchError, load_adapter
+
+    broken, sound = [], 0
+    for version in tracking.versions(MODEL):
+        if version.tags["kind"] != "adapter":
+            continue
+        try:
+            adapter = load_adapter(artifacts.absolute(version.tags["adapter"]), version.tags["base_hash"])
+        except (CorruptCheckpointError, AdapterBaseMismatchError) as error:
+            broken.append(f"version {version.version}: {error}")
+            continue
+        if adapter.sha256 == version.tags["sha256"]:
+            sound += 1
+        else:
+            broken.append(f"version {version.version} was registered as another adapter than its file holds")
+    return dg.AssetCheckResult(
+        passed=not broken, description="; ".join(broken) or None, metadata={"adapters": sound, "damaged": len(broken)}
     )
 
 

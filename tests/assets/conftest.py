@@ -8,6 +8,7 @@ from datetime import datetime
 import pandas as pd
 import pytest
 
+from atlas_pipeline.adaptation.ledger import EXPERIENCE, LEDGER_TABLES
 from atlas_pipeline.market.bundled import BundledSource
 from resources.ducklake import Catalog
 from resources.market import Market
@@ -57,3 +58,16 @@ def execute_sql() -> Callable[..., None]:
 @pytest.fixture(autouse=True)
 def _quick(without_pictures: None) -> None:
     """Every test of this room runs without pictures."""
+
+
+@pytest.fixture
+def cut_ledger(execute_sql) -> Callable[..., None]:
+    """Take the ledger back to the bar that brought an environment step."""
+
+    def cut(pipeline, step: int) -> None:
+        experience = pipeline.warehouse.read(EXPERIENCE).set_index("env_step")
+        bar = experience.loc[step, "next_bar"].isoformat()
+        for table in LEDGER_TABLES:
+            execute_sql(pipeline, f"DELETE FROM {{lake}}.{table.name} WHERE {table.time} > TIMESTAMPTZ '{bar}'")
+
+    return cut
