@@ -46,7 +46,7 @@ def champion(
     costs. A verdict is written before the alias moves, so that a killed run carries it out when it goes on.
     """
     from atlas_pipeline.adaptation.contest import contest
-    from atlas_pipeline.adaptation.plots import plot_shadow
+    from atlas_pipeline.adaptation.plots import plot_shadow, plot_verdicts
 
     learned = config.load()
     with warehouse.session() as lake:
@@ -91,6 +91,7 @@ def champion(
             "fold": live.tags["fold"],
             "made at step": int(live.tags["env_step"]),
             "verdicts": frame(decided.sort_values(["bar", "env_step"]).tail(20)[columns]),
+            "looks": picture(plot_verdicts(decided), "looks of the gate"),
             "dagster/row_count": len(decided),
             "snapshot": snapshot,
             "MLflow": tracking.ui_command,

@@ -89,13 +89,13 @@ def _strategies(scores: pd.DataFrame) -> pd.DataFrame:
         {
             "strategy": scores["strategy"],
             "return": scores["total_return"].map("{:+.1%}".format),
-            "Sharpe (95% interval)": [
+            "Sharpe (95%)": [
                 f"{row.sharpe_ratio:.2f} ({row.sharpe_lower:.2f} to {row.sharpe_upper:.2f})"
                 for row in scores.itertuples()
             ],
             "drawdown": scores["max_drawdown"].map("{:.1%}".format),
             "win rate": scores["win_rate"].map("{:.1%}".format),
-            "turnover a year": scores["turnover"].map("{:.1f}".format),
+            "turnover": scores["turnover"].map("{:.1f}".format),
         }
     )
 

@@ -64,6 +64,38 @@ def plot_shadow(contest: Contest, title: str) -> bytes:
     return _png(figure, (upper, lower))
 
 
+def plot_verdicts(decisions: pd.DataFrame) -> bytes:
+    """Draw every look of the gate: the candidate's mean difference over the champion, with its bounds, by shadow steps.
+
+    Parameters
+    ----------
+    decisions
+        Rows of the table GATE_DECISIONS.
+
+    Returns
+    -------
+    bytes
+        PNG.
+    """
+    figure = _figure()
+    axes = figure.subplots()
+    looks = decisions.dropna(subset=["over_champion_mean"]).sort_values("steps")
+    for number, (name, own) in enumerate(looks.groupby(["env_step", "candidate_version"])):
+        mean, low, high = (own[f"over_champion_{measure}"].to_numpy() * 1e4 for measure in ("mean", "lower", "upper"))
+        label = f"adapter {name[0]:06d}, version {name[1]}: {own['verdict'].iloc[-1]}"
+        axes.errorbar(
+            own["steps"] + 6 * number, mean, yerr=[mean - low, high - mean], fmt="o-", capsize=4,
+            color=SERIES[number % len(SERIES)], label=label,
+        )  # fmt: skip
+    axes.axhline(0, color=INK, lw=0.8, ls=":")
+    axes.set_xlabel("shadow steps (bars times symbols) since the candidate was made")
+    axes.set_ylabel("net return over the champion (basis points a bar)")
+    axes.set_title("The gate's looks, with one-sided bounds", loc="left", fontsize=12, fontweight="bold")
+    if len(looks):
+        axes.legend(loc="best", frameon=False)
+    return _png(figure, (axes,))
+
+
 def plot_ledger(equity: pd.DataFrame) -> bytes:
     """Draw the equity of every account of a ledger, and how far each is under its peak.
 

@@ -4,7 +4,7 @@ import pytest
 
 from atlas_pipeline.adaptation.contest import Contest
 from atlas_pipeline.adaptation.gate import ShadowResult, judge
-from atlas_pipeline.adaptation.plots import plot_ledger, plot_shadow
+from atlas_pipeline.adaptation.plots import plot_ledger, plot_shadow, plot_verdicts
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -31,3 +31,20 @@ def test_a_ledger_is_drawn():
     one["peak"] = one["equity"].cummax()
     picture = plot_ledger(pd.concat([one, one.assign(symbol="BBB", equity=value[::-1], peak=value.max())]))
     assert picture.startswith(PNG)
+
+
+def test_every_look_of_the_gate_is_drawn() -> None:
+    looks = pd.DataFrame(
+        {
+            "env_step": [500, 500, 1000],
+            "candidate_version": ["2", "2", "3"],
+            "steps": [200, 400, 40],
+            "verdict": ["wait", "promote", "wait"],
+            "over_champion_mean": [1e-5, 2e-5, None],
+            "over_champion_lower": [-1e-5, 1e-5, None],
+            "over_champion_upper": [2e-5, 3e-5, None],
+        }
+    )
+    with_looks, without = plot_verdicts(looks), plot_verdicts(looks.iloc[2:])
+    assert with_looks.startswith(b"\x89PNG") and without.startswith(b"\x89PNG")
+    assert with_looks != without
