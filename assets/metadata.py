@@ -9,7 +9,14 @@ from typing import Any
 
 import dagster as dg
 import pandas as pd
-from dagster._core.definitions.data_version import CODE_VERSION_TAG, DATA_VERSION_TAG
+from dagster._core.definitions.data_version import (
+    CODE_VERSION_TAG,
+    DATA_VERSION_IS_USER_PROVIDED_TAG,
+    DATA_VERSION_TAG,
+    extract_data_version_from_entry,
+    get_input_data_version_tag,
+    get_input_event_pointer_tag,
+)
 
 from atlas_pipeline.config import digest_of
 from atlas_pipeline.market.table import Table
@@ -97,14 +104,29 @@ def materializations(
     yield dg.MaterializeResult(
         metadata=dict(metadata), data_version=dg.DataVersion(digest_of(dict(sorted(versions.items()))))
     )
-    code_version = context.assets_def.code_versions_by_key[context.asset_key]
+    provenance = _provenance(context)
     for key, version in versions.items():
         yield dg.AssetMaterialization(
             asset_key=context.asset_key,
             partition=key,
             metadata=dict(partition_metadata[key]),
-            tags={DATA_VERSION_TAG: version, CODE_VERSION_TAG: str(code_version)},
+            tags={DATA_VERSION_TAG: version, **provenance},
         )
+
+
+def _provenance(context: dg.AssetExecutionContext) -> dict[str, str]:
+    """Return the tags that say what an event was made from; without them Dagster calls the partition stale."""
+    tags = {
+        CODE_VERSION_TAG: str(context.assets_def.code_versions_by_key[context.asset_key]),
+        DATA_VERSION_IS_USER_PROVIDED_TAG: "true",
+    }
+    for upstream in context.assets_def.asset_deps[context.asset_key]:
+        latest = context.instance.fetch_materializations(upstream, limit=1).records
+        if latest:
+            version = extract_data_version_from_entry(latest[0].event_log_entry)
+            tags[get_input_event_pointer_tag(upstream)] = str(latest[0].storage_id)
+            tags[get_input_data_version_tag(upstream)] = "" if version is None else version.value
+    return tags
 
 
 @contextmanager
