@@ -63,6 +63,12 @@ class Artifacts(dg.ConfigurableResource):
         """Return the folders of all published checkpoints of an asset, sorted by partition and digest."""
         return sorted(path.parent for path in (self._home / "checkpoints" / asset).glob(f"*/*/{MANIFEST}"))
 
+    def named_snapshots(self) -> set[int]:
+        """Return the lake's snapshots that any kept checkpoint was made from: expiry must keep them."""
+        manifests = (self._home / "checkpoints").glob(f"*/*/*/{MANIFEST}")
+        provenances = [self.provenance(manifest.parent) for manifest in manifests]
+        return {int(provenance["snapshot"]) for provenance in provenances if "snapshot" in provenance}
+
     def relative(self, path: Path) -> str:
         """Return a path as the registry stores it: relative to ``home``, so that the state's folder can be moved."""
         return path.resolve().relative_to(self._home).as_posix()

@@ -61,19 +61,27 @@ class Market(dg.ConfigurableResource):
         start = datetime.fromisoformat(self.replay_start).astimezone(UTC)
         return max(start, moved.max().to_pydatetime()) if len(moved) else start
 
-    def next_tick(self) -> datetime | None:
+    def next_tick(self, reached: datetime | None = None) -> datetime | None:
         """Return the instant of the next tick, within one month; ``None`` where the replay is over.
 
         By the wall clock this is now: the market moves by itself.
+
+        Parameters
+        ----------
+        reached
+            Last bar that was worked off, where it is known. A run that failed after it had moved the clock leaves it
+            behind the clock: the tick then goes on from there, so that no month is left with a hole.
         """
         now = self.now()
         if self.replay_start is None:
             return now
+        since = now if reached is None else min(now, reached)
         last = self.feed.range()[1]
-        if now >= last:
+        if since >= last:
             return None
-        ahead = self.sessions(now, last)["available_at"]
-        return ReplayClock(ahead[ahead <= last]).after(now, self.replay_bars_per_tick)
+        ahead = self.sessions(since, last)["available_at"]
+        ahead = ahead[(ahead > since) & (ahead <= last)]
+        return ReplayClock(ahead).after(since, self.replay_bars_per_tick) if len(ahead) else None
 
     def advance(self, instant: datetime) -> None:
         """Move the replay clock forward to an instant; standing at or beyond it already changes nothing.

@@ -3,6 +3,7 @@
 import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
+from resources.artifacts import Artifacts
 from resources.tracking import Tracking
 from resources.warehouse import Warehouse
 
@@ -42,10 +43,12 @@ adapt = dg.define_asset_job(
 )
 
 
-@dg.op(pool="lake", description="Compact small files and expire snapshots that no model, adapter or ledger names.")
-def compact_lake(context: dg.OpExecutionContext, warehouse: Warehouse, tracking: Tracking) -> None:
-    """Compact the lake, keeping every snapshot that a registered model names."""
-    outcome = warehouse.compact(keep=tracking.named_snapshots())
+@dg.op(pool="lake", description="Compact small files and expire snapshots that no model or checkpoint names.")
+def compact_lake(
+    context: dg.OpExecutionContext, artifacts: Artifacts, tracking: Tracking, warehouse: Warehouse
+) -> None:
+    """Compact the lake, keeping every snapshot that a registered model or a kept checkpoint names."""
+    outcome = warehouse.compact(keep=tracking.named_snapshots() | artifacts.named_snapshots())
     context.log.info(f"compacted: {outcome}")
 
 

@@ -4,6 +4,7 @@ import dagster as dg
 
 from assets.partitions import MARKET, MONTHS
 from atlas_pipeline.automation.jobs import ingest, maintain_lake, trade_on_paper
+from atlas_pipeline.features.registry import FEATURES
 from resources.market import Market
 
 _UNFINISHED = [
@@ -41,18 +42,21 @@ def paper_trading_tick(context: dg.ScheduleEvaluationContext, market: Market) ->
     """Request the tick that is due, unless the last one is still at work.
 
     The request names the instant the clock is to reach rather than a number of bars, so that a retried run does not
-    move it twice; no run key, so that a failed tick is requested again.
+    move it twice; no run key, so that a failed tick is requested again, also where it had moved the clock already.
     """
     running = context.instance.get_runs(dg.RunsFilter(job_name=trade_on_paper.name, statuses=_UNFINISHED), limit=1)
     if running:
         return dg.SkipReason(f"run {running[0].run_id} still trades the last tick")
-    target = market.next_tick()
+    known = market.warehouse.read(FEATURES, columns=["available_at"])["available_at"]
+    target = market.next_tick(known.max().to_pydatetime() if len(known) else None)
     if target is None:
         return dg.SkipReason(f"the {market.source} source has no bar after {market.now():%Y-%m-%d %H:%M} UTC")
+    month = target.strftime("%Y-%m")
+    if not MONTHS.has_partition_key(month):
+        return dg.SkipReason(f"the next tick is in {month}, outside the market's months")
+    moved = {"bars": {"config": {"advance_clock_to": target.isoformat()}}} if market.replay_start else {}
     return dg.RunRequest(
-        partition_key=target.strftime("%Y-%m"),
-        run_config=dg.RunConfig(ops={"bars": {"config": {"advance_clock_to": target.isoformat()}}}),
-        tags={"atlas/clock": target.isoformat()},
+        partition_key=month, run_config=dg.RunConfig(ops=moved), tags={"atlas/clock": target.isoformat()}
     )
 
 

@@ -70,11 +70,22 @@ def record_run_failures(context: dg.RunFailureSensorContext, warehouse: Warehous
                 "job": [context.dagster_run.job_name],
                 "partition": [context.dagster_run.tags.get("dagster/partition", "")],
                 "step": [", ".join(event.step_key or "" for event in steps)],
-                "error": [context.failure_event.message or ""],
+                "error": ["; ".join(map(_cause, steps)) or context.failure_event.message or ""],
                 "recorded_at": [datetime.now(UTC)],
             }
         ),
     )
+
+
+def _cause(failed: dg.DagsterEvent) -> str:
+    """What a step says went wrong: its failure's own words, or the innermost error's."""
+    data = failed.step_failure_data
+    if data.user_failure_data is not None and data.user_failure_data.description:
+        return data.user_failure_data.description
+    error = data.error
+    while error is not None and error.cause is not None:
+        error = error.cause
+    return error.message.strip() if error is not None else ""
 
 
 automation_conditions = dg.AutomationConditionSensorDefinition(
