@@ -108,7 +108,7 @@ def test_new_experience_makes_a_new_request(traded_copy) -> None:
 
 def test_a_failed_read_is_an_error_and_not_an_empty_ledger(traded_copy) -> None:
     (traded_copy.home / "lake" / "catalog.sqlite").write_bytes(b"damaged" * 1000)
-    with pytest.raises(Exception, match="(?i)database|sqlite|catalog"):
+    with pytest.raises(Exception, match=r"(?i)database|sqlite|catalog"):
         evaluate(traded_copy)
 
 
