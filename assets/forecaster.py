@@ -56,35 +56,30 @@ def forecaster(
         "config": learned.digest(),
         "data": known.sha256(),
     }
-    with permanent(InsufficientHistoryError, CorruptCheckpointError, NonFiniteLossError):
+    key = ("forecaster", context.partition_key, folder.name)
+    with (
+        permanent(InsufficientHistoryError, CorruptCheckpointError, NonFiniteLossError),
+        tracking.run(
+            f"forecaster {context.partition_key}", experiment="forecaster", key="/".join(key), tags=provenance
+        ) as run,
+    ):
         if folder.exists():
             trained = TrainedForecaster.load(artifacts.verify(folder))
             context.log.info("the same configuration and data were trained before: taken from its checkpoint")
         else:
-            with tracking.run(
-                f"forecaster {context.partition_key}",
-                experiment="forecaster",
-                key=f"forecaster/{context.partition_key}/{folder.name}",
-                tags=provenance,
-            ) as run:
 
-                def report(epoch: int, values: dict[str, float]) -> None:
-                    run.log_metrics(values, step=epoch)
-                    context.log.info(
-                        f"epoch {epoch}: validation NLL {values['val/nll_loss']:.4f}, "
-                        f"{values['windows_per_second']:.0f} windows a second"
-                    )
-
-                trained = fit_forecaster(
-                    known,
-                    fold,
-                    learned,
-                    compute.hardware(),
-                    artifacts.working_directory("forecaster", context.partition_key, folder.name),
-                    metrics=report,
+            def report(epoch: int, values: dict[str, float]) -> None:
+                run.log_metrics(values, step=epoch)
+                context.log.info(
+                    f"epoch {epoch}: validation NLL {values['val/nll_loss']:.4f}, "
+                    f"{values['windows_per_second']:.0f} windows a second"
                 )
-                with artifacts.publish("forecaster", context.partition_key, folder.name, provenance) as made:
-                    trained.save(made)
+
+            working = artifacts.working_directory(*key)
+            trained = fit_forecaster(known, fold, learned, compute.hardware(), working, metrics=report)
+            with artifacts.publish(*key, provenance) as made:
+                trained.save(made)
+        artifacts.discard_working_directory(*key)
     metrics = trained.metrics
     return dg.MaterializeResult(
         metadata={

@@ -144,6 +144,7 @@ def policy(
                 )
             with artifacts.publish("policy", context.partition_key, file.parent.name, tags) as made:
                 save_trained_policy(trained, made / file.name)
+        artifacts.discard_working_directory("policy", context.partition_key, file.parent.name)
     traded = warehouse.read(EQUITY, columns=["bar"])["bar"]
     created_at = max(fold.start, traded.max().to_pydatetime()) if len(traded) else fold.start
     version = register_base(tracking, artifacts, learned, fold, file, created_at, tags)

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import psutil
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
@@ -33,6 +34,7 @@ from resources.warehouse import Warehouse
 
 PROJECT = Path(__file__).resolve().parent.parent
 DEFAULT_FOLD = "2016"
+PROCESS_TAG = "atlas/process"
 
 
 class StageFailed(RuntimeError):
@@ -44,6 +46,34 @@ def prepare(home: Path) -> None:
     instance = home / "dagster"
     instance.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(PROJECT / "dagster.yaml", instance / "dagster.yaml")
+
+
+def end_dead_runs(instance: dg.DagsterInstance) -> None:
+    """Fail the runs whose process was killed, and free the pool slots they would keep for ever.
+
+    The daemon does so for the runs it launched; here nobody else would, the next run would wait for its slot without
+    end, and the schedule that trades would believe that the last tick is still traded.
+    """
+    unfinished = [dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTED]
+    for run in instance.get_runs(dg.RunsFilter(statuses=unfinished)):
+        process = run.tags.get(PROCESS_TAG)
+        if process is not None and not _is_alive(process):
+            instance.report_run_failed(run, f"process {process} was killed while it ran this")
+            instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
+
+
+def _this_process() -> str:
+    # Numbers of processes are used again; the time of its start tells two of them apart.
+    process = psutil.Process()
+    return f"{process.pid} {process.create_time()}"
+
+
+def _is_alive(process: str) -> bool:
+    number, created = process.split()
+    try:
+        return psutil.Process(int(number)).create_time() == float(created)
+    except psutil.NoSuchProcess:
+        return False
 
 
 class Runner:
@@ -71,9 +101,10 @@ class Runner:
         StageFailed
             Where a step failed.
         """
-        tags = {}
+        # A killed run is gone on with by the next call, not by the daemon.
+        tags = {PROCESS_TAG: _this_process(), "dagster/max_retries": "0"}
         if partitions is not None:
-            tags = {
+            tags |= {
                 "dagster/asset_partition_range_start": partitions[0],
                 "dagster/asset_partition_range_end": partitions[1],
             }
@@ -101,6 +132,7 @@ class Runner:
     @contextmanager
     def _shown(self, title: str) -> Iterator[str]:
         run_id = str(uuid.uuid4())
+        started = time.monotonic()
         task = self.progress.add_task(title, total=1, detail="")
         finished = threading.Event()
         watcher = threading.Thread(target=self._watch, args=(run_id, task, finished), daemon=True)
@@ -112,7 +144,7 @@ class Runner:
             watcher.join()
         self.progress.update(task, completed=1)
         if not self.progress.console.is_terminal:
-            self.progress.console.print(f"{title}: {self.progress.tasks[task].elapsed:.1f} s")
+            self.progress.console.print(f"{title}: {time.monotonic() - started:.1f} s")
 
     def _watch(self, run_id: str, task: Any, finished: threading.Event) -> None:
         cursor = None
@@ -200,7 +232,7 @@ def main() -> int:
     prepare(home)
     if arguments.prepare:
         return 0
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 100)
     started = time.monotonic()
     warehouse = Warehouse(home=str(home))
     market = Market(warehouse=warehouse)
@@ -212,8 +244,10 @@ def main() -> int:
             TimeElapsedColumn(),
             TextColumn("[dim]{task.fields[detail]}"),
             console=console,
+            disable=not console.is_terminal,
         ) as progress,
     ):
+        end_dead_runs(instance)
         try:
             walk(Runner(instance, build_defs(), progress), market, warehouse, arguments.fold or [DEFAULT_FOLD])
         except StageFailed as error:

@@ -19,6 +19,7 @@ import dagster as dg
 from pydantic import Field
 
 from atlas_pipeline.training.errors import CorruptCheckpointError
+from atlas_pipeline.whole_file import flush, process_lives
 
 MANIFEST = "manifest.json"
 
@@ -47,12 +48,15 @@ class Artifacts(dg.ConfigurableResource):
     def working_directory(self, asset: str, partition: str, digest: str) -> Path:
         """Make and return the folder for resumable state of a stage that is under way.
 
-        It survives kills, is nobody's checkpoint, and may be removed once the checkpoint is published.
+        It survives kills, is nobody's checkpoint, and is to be discarded once the checkpoint is published.
         """
-        final = self.directory(asset, partition, digest)
-        folder = final.with_name(f"{final.name}.working")
+        folder = self._working(asset, partition, digest)
         folder.mkdir(parents=True, exist_ok=True)
         return folder
+
+    def discard_working_directory(self, asset: str, partition: str, digest: str) -> None:
+        """Remove the resumable state of a checkpoint that is published; that there is none is no error."""
+        shutil.rmtree(self._working(asset, partition, digest), ignore_errors=True)
 
     def find(self, asset: str, partition: str, digest: str) -> Path | None:
         """Return the folder of a published checkpoint, or None where there is none yet."""
@@ -103,7 +107,7 @@ class Artifacts(dg.ConfigurableResource):
         """
         final = self.directory(asset, partition, digest)
         final.parent.mkdir(parents=True, exist_ok=True)
-        for abandoned in final.parent.glob(f"{final.name}.unfinished.*"):
+        for abandoned in final.parent.glob(f"*{final.name}.unfinished.*"):
             _remove_if_abandoned(abandoned)
         unfinished = Path(tempfile.mkdtemp(prefix=f"{final.name}.unfinished.{os.getpid()}.", dir=final.parent))
         try:
@@ -118,7 +122,7 @@ class Artifacts(dg.ConfigurableResource):
                 # A folder with files in it is not replaced: another attempt has published this checkpoint.
                 if not final.is_dir():
                     raise
-            _flush_file(final.parent)
+            flush(final.parent)
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
 
@@ -147,6 +151,10 @@ class Artifacts(dg.ConfigurableResource):
                 state = "missing" if name not in present else "new" if name not in published else "changed"
                 raise _corrupt(folder, name, f"is {state} since it was published")
         return folder
+
+    def _working(self, asset: str, partition: str, digest: str) -> Path:
+        final = self.directory(asset, partition, digest)
+        return final.with_name(f"{final.name}.working")
 
     @property
     def _home(self) -> Path:
@@ -190,22 +198,12 @@ def _folder_name(part: str) -> str:
 
 def _remove_if_abandoned(folder: Path) -> None:
     """Remove what a killed process left; a folder whose process lives is being written to."""
-    process = int(folder.name.rsplit(".", 2)[1])
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
+    # The number follows the word; a room that wrote its folder beside this one added to the name.
+    if not process_lives(int(folder.name.partition(".unfinished.")[2].partition(".")[0])):
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def _flush(folder: Path) -> None:
     for path in sorted(folder.rglob("*")):
-        _flush_file(path)
-    _flush_file(folder)
-
-
-def _flush_file(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        flush(path)
+    flush(folder)

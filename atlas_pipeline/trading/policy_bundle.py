@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from pathlib import Path
 
 from atlas_pipeline.models.actor_critic import ActorCritic
 from atlas_pipeline.trading.ppo import TrainedPolicy
-from atlas_pipeline.training.checkpoint import flush, read_tensors, write_tensors
+from atlas_pipeline.training.checkpoint import read_tensors, write_tensors
 from atlas_pipeline.training.errors import CorruptCheckpointError
+from atlas_pipeline.whole_file import whole_file
 
 HISTORY = "history.json"
 _REMEDY = "materialize the policy of that fold again"
@@ -40,13 +40,9 @@ def load_policy(file: Path) -> ActorCritic:
 
 def save_trained_policy(trained: TrainedPolicy, file: Path) -> None:
     """Write a trained policy; the actor-critic comes last, so that where it stands its history does too."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    history = file.with_name(HISTORY)
-    temporary = history.with_name(f".{HISTORY}.{os.getpid()}")
     about = {field.name: getattr(trained, field.name) for field in dataclasses.fields(trained) if field.name != "model"}
-    temporary.write_text(json.dumps(about))
-    flush(temporary)
-    temporary.replace(history)
+    with whole_file(file.with_name(HISTORY)) as temporary:
+        temporary.write_text(json.dumps(about))
     save_policy(trained.model, file)
 
 

@@ -171,10 +171,11 @@ def train_policy(
             record["held_out_sharpe"] = held_out_sharpe(model, held_out, config)
             checkpoint.consider(record["held_out_sharpe"], steps)
         checkpoint.history.append(record)
-        if file is not None and look:
-            checkpoint.save(file)
         if metrics is not None:
             metrics(steps, {name: value for name, value in record.items() if name != "step"})
+        # After the metrics: a kill between them reports an update twice, never not at all.
+        if file is not None and look:
+            checkpoint.save(file)
         if progress is not None:
             progress(min(steps, config.ppo_steps), config.ppo_steps)
     model.load_state_dict(checkpoint.best)

@@ -15,8 +15,9 @@ import torch
 
 from atlas_pipeline.config import Config
 from atlas_pipeline.models.forecaster import Forecaster
-from atlas_pipeline.training.checkpoint import flush, read_tensors, tensors_digest, write_tensors
+from atlas_pipeline.training.checkpoint import read_tensors, tensors_digest, write_tensors
 from atlas_pipeline.training.errors import CorruptCheckpointError
+from atlas_pipeline.whole_file import flush
 from atlas_pipeline.windows.scaler import RobustScaler
 
 WEIGHTS = "weights.safetensors"
@@ -46,7 +47,7 @@ class TrainedForecaster:
         ``epochs`` (one mapping of metrics an epoch), ``best_epoch`` (counted from 1), counts of windows,
         seconds, bytes.
     checkpoint
-        The state the fit left behind; ``save`` removes it, for the bundle then holds all that is needed.
+        The state the fit left behind; of no use once the bundle is where it is kept.
     """
 
     model: Forecaster
@@ -100,8 +101,6 @@ class TrainedForecaster:
         else:
             temporary.rename(directory)
         flush(directory.parent)
-        if self.checkpoint is not None:
-            self.checkpoint.unlink(missing_ok=True)
         return directory
 
     @classmethod

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from atlas_pipeline.training.errors import CorruptCheckpointError
+from atlas_pipeline.whole_file import whole_file
 
 
 def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
@@ -38,15 +38,8 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], record: Mapping[str
     """
     content = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     digest = tensors_digest(content)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with whole_file(path) as temporary:
         save_file(content, temporary, {"record": json.dumps(record), "sha256": digest})
-        flush(temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    flush(path.parent)
     return digest
 
 
@@ -76,12 +69,3 @@ def read_tensors(path: Path, remedy: str) -> tuple[dict[str, Tensor], dict[str, 
     if tensors_digest(tensors) != written:
         raise CorruptCheckpointError(f"{path} holds other tensors than were written to it: {remedy}")
     return tensors, record
-
-
-def flush(path: Path) -> None:
-    """Wait until a file's content, or a folder's entries, are on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from atlas_pipeline.whole_file import whole_file
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -207,18 +208,10 @@ class Panel:
             offset += array.nbytes
         encoded = json.dumps(header, separators=(",", ":")).encode()
         encoded += b" " * (-len(encoded) % 8)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            with temporary.open("wb") as file:
-                file.write(struct.pack("<Q", len(encoded)) + encoded)
-                for name in names:
-                    file.write(np.ascontiguousarray(getattr(self, name), dtype=_LAYOUT[name][1]).tobytes())
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with whole_file(path) as temporary, temporary.open("wb") as file:
+            file.write(struct.pack("<Q", len(encoded)) + encoded)
+            for name in names:
+                file.write(np.ascontiguousarray(getattr(self, name), dtype=_LAYOUT[name][1]).tobytes())
         return content
 
     @classmethod

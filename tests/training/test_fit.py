@@ -178,7 +178,8 @@ def test_a_bundle_loads_as_it_was_saved_and_supersedes_the_checkpoint(make_panel
     panel, config = make_panel(), small(max_epochs=1)
     trained = fit_forecaster(panel, Fold(YEAR, config), config, hardware, tmp_path / "state")
     trained.save(tmp_path / "bundle")
-    assert not trained.checkpoint.exists()
+    # Who keeps the bundle decides when it is safe: until then a killed process goes on from the checkpoint.
+    assert trained.checkpoint.exists()
     trained.save(tmp_path / "bundle")
     loaded = TrainedForecaster.load(tmp_path / "bundle")
     assert loaded.base_hash == trained.base_hash
