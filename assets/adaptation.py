@@ -16,9 +16,10 @@ from assets.metadata import OWNERS, TRANSIENT, frame, permanent, picture, table_
 from assets.partitions import ADAPTER_STEPS, adapter_step_key
 from assets.policy import policy
 from assets.schema_check import schema_result, stored
-from assets.serving import champion_version, load_version
-from atlas_pipeline.adaptation.ledger import DECISIONS, EQUITY, EXPERIENCE, FILLS, LEDGER_TABLES
+from assets.serving import champion_version, load_version, with_rules_of
+from atlas_pipeline.adaptation.ledger import DECISIONS, EQUITY, EXPERIENCE, FILLS, GATE_DECISIONS, LEDGER_TABLES
 from atlas_pipeline.config import AdaptationSettings, PPOSettings, digest_of
+from atlas_pipeline.market.bars import QUARANTINED_BARS
 from atlas_pipeline.market.table import Table
 from atlas_pipeline.training.errors import CorruptCheckpointError
 from atlas_pipeline.windows.panel import EPOCH, microseconds
@@ -26,7 +27,7 @@ from resources.artifacts import Artifacts
 from resources.compute import Compute
 from resources.market import Market
 from resources.rows import content_version
-from resources.tracking import CHALLENGER, MODEL, Tracking
+from resources.tracking import CHALLENGER, MODEL, ModelVersion, Tracking
 from resources.warehouse import Warehouse
 
 if TYPE_CHECKING:
@@ -76,8 +77,8 @@ def paper_ledger(
     """
     from atlas_pipeline.adaptation.paper import LedgerError, restore, trade
 
-    learned = config.load()
     version = champion_version(tracking)
+    learned = with_rules_of(version, config.load())
     live = load_version(version, artifacts)
     now = market.now()
     traded = 0
@@ -88,7 +89,7 @@ def paper_ledger(
         if state.bar is not None:
             first = (EPOCH + timedelta(microseconds=state.bar)) + ONE_MICROSECOND
         last = _last_bar(rows, first, now, config.until_step, state.env_steps)
-        _require_sessions(rows, market, first, last)
+        _require_sessions(rows, market, first, last, lake.read(QUARANTINED_BARS, columns=["symbol", "available_at"]))
         context.log.info(f"version {live.version} trades from {first:%Y-%m-%d} to {last:%Y-%m-%d}")
         for after, made in trade(
             state,
@@ -145,20 +146,26 @@ def _last_bar(rows: "Panel", first: datetime, now: datetime, until_step: int | N
     return now if bars >= len(ahead) else EPOCH + timedelta(microseconds=int(ahead[bars - 1]))
 
 
-def _require_sessions(rows: "Panel", market: Market, first: datetime, last: datetime) -> None:
-    """Refuse to trade over a session that has no features: an account cannot be carried over bars nobody saw."""
+def _require_sessions(rows: "Panel", market: Market, first: datetime, last: datetime, refused: pd.DataFrame) -> None:
+    """Refuse to trade over a session that a symbol has no features of: nobody saw that bar.
+
+    A bar that validation refused was seen; its symbol stands aside there and its order fills in its next bar.
+    """
     if first > last:
         return
     expected = market.sessions(first, last)
     expected = expected[(expected["available_at"] >= first) & (expected["available_at"] <= last)]
-    known = pd.to_datetime(rows.available_at, unit="us", utc=True)
-    missing = expected.loc[~expected["available_at"].isin(known), "session"]
-    if len(missing):
-        raise dg.Failure(
-            f"{len(missing)} sessions up to {last:%Y-%m-%d} have no features, the first {missing.iloc[0]:%Y-%m-%d}: "
-            f"materialize bars and features of {missing.iloc[0]:%Y-%m} first",
-            allow_retries=False,
-        )
+    for number, symbol in enumerate(rows.symbols):
+        known = pd.to_datetime(rows.available_at[rows.symbol == number], unit="us", utc=True)
+        excused = refused.loc[refused["symbol"] == symbol, "available_at"]
+        due = expected[expected["available_at"] >= known.min()]
+        missing = due.loc[~due["available_at"].isin(known) & ~due["available_at"].isin(excused), "session"]
+        if len(missing):
+            raise dg.Failure(
+                f"{len(missing)} sessions of {symbol} up to {last:%Y-%m-%d} have no features, the first "
+                f"{missing.iloc[0]:%Y-%m-%d}: materialize bars and features of {missing.iloc[0]:%Y-%m} first",
+                allow_retries=False,
+            )
 
 
 def _accounts(equity: pd.DataFrame) -> pd.DataFrame:
@@ -220,17 +227,32 @@ def lora_adapter(
         snapshot = lake.snapshot()
         experience = _ledger_rows(lake, EXPERIENCE)
         experience = experience[experience["env_step"] <= step]
-        rows = model_rows(lake, EPOCH, _created_at(experience, step) + ONE_MICROSECOND)
+        reached = _reached(experience, step)
+        rows = model_rows(lake, EPOCH, reached + ONE_MICROSECOND)
+        decisions = _ledger_rows(lake, DECISIONS)
+        promoted = lake.read(GATE_DECISIONS, where={"ledger": LEDGER, "verdict": "promote"})
     version = champion_version(tracking)
     live = load_version(version, artifacts)
+    if live.adapter.env_step >= step:
+        raise dg.Failure(
+            f"adapter {context.partition_key} would continue version {live.version}, which learned up to step "
+            f"{live.adapter.env_step}: only later adapters can be made",
+            allow_retries=False,
+        )
+    experience = own_experience(experience, decisions, live.base_sha256, live.policy_sha256)
+    earlier = _replay_before(artifacts, tracking, step, version)
     folder = artifacts.directory(
         "lora_adapter",
         context.partition_key,
         digest_of(
             [
                 learned.digest(AdaptationSettings, PPOSettings),
+                learned.gradient_clip,
+                learned.seed,
                 live.adapter.sha256,
                 content_version(EXPERIENCE, experience),
+                rows.sha256(),
+                None if earlier is None else artifacts.relative(earlier),
                 CODE_VERSION,
             ]
         ),
@@ -251,12 +273,11 @@ def lora_adapter(
             tags=tags,
         ) as run,
     ):
-        before = _replay_before(artifacts, tracking, step, live.base_sha256)
         update = update_adapter(
             experience,
             rows,
             live,
-            None if before is None else load_replay(artifacts.verify(before.parent) / before.name),
+            None if earlier is None else load_replay(artifacts.verify(earlier.parent) / earlier.name),
             learned,
             compute.inference(),
             learned.seed,
@@ -273,12 +294,13 @@ def lora_adapter(
             **tags,
             "kind": "adapter",
             "fold": version.tags["fold"],
+            "trading": version.tags["trading"],
             "forecaster": version.tags["forecaster"],
             "policy": version.tags["policy"],
             "adapter": artifacts.relative(folder / ADAPTER_FILE),
             "sha256": update.adapter.sha256,
             "env_step": str(step),
-            "created_at": _created_at(experience, step).isoformat(),
+            "created_at": _judged_from(reached, version, promoted).isoformat(),
             "trades_from": version.tags["trades_from"],
         },
     )
@@ -324,7 +346,23 @@ def lora_adapters_fit_their_base(artifacts: Artifacts, tracking: Tracking) -> dg
     )
 
 
-def _created_at(experience: pd.DataFrame, step: int) -> datetime:
+def own_experience(
+    experience: pd.DataFrame, decisions: pd.DataFrame, base_sha256: str, policy_sha256: str
+) -> pd.DataFrame:
+    """Rows of experience that this base and these heads made; another base's states mean something else."""
+    made = decisions[(decisions["base_sha256"] == base_sha256) & (decisions["policy_sha256"] == policy_sha256)]
+    chosen = experience.merge(made[["symbol", "bar"]], on=["symbol", "bar"])[list(experience.columns)]
+    return chosen.sort_values("env_step", ignore_index=True)
+
+
+def _judged_from(reached: datetime, parent: ModelVersion, promoted: pd.DataFrame) -> datetime:
+    """First bar that an adapter may be judged on: its own, and no bar its parent learned from or was promoted on."""
+    bars = [reached, datetime.fromisoformat(parent.tags["created_at"])]
+    own = promoted.loc[promoted["candidate_version"] == str(parent.version), "bar"]
+    return max([*bars, *(bar.to_pydatetime() for bar in own)])
+
+
+def _reached(experience: pd.DataFrame, step: int) -> datetime:
     """Instant at which this environment step was known.
 
     Raises
@@ -343,13 +381,13 @@ def _created_at(experience: pd.DataFrame, step: int) -> datetime:
     return known.iloc[0].to_pydatetime()
 
 
-def _replay_before(artifacts: Artifacts, tracking: Tracking, step: int, base_hash: str) -> Path | None:
-    """File of the replay buffer that the adapter before this one left on the same base; None before the first."""
+def _replay_before(artifacts: Artifacts, tracking: Tracking, step: int, live: ModelVersion) -> Path | None:
+    """File of the replay buffer that the last adapter on the same base and heads left; None before the first."""
     earlier = [
         version
         for version in tracking.versions(MODEL)
         if version.tags["kind"] == "adapter"
-        and version.tags["base_hash"] == base_hash
+        and all(version.tags[part] == live.tags[part] for part in ("base_hash", "policy"))
         and int(version.tags["env_step"]) < step
     ]
     if earlier:

@@ -11,7 +11,7 @@ from assets.experiment import Experiment
 from assets.loading import CODE_VERSION, model_rows
 from assets.metadata import OWNERS, TRANSIENT, frame, picture, table_metadata
 from assets.schema_check import schema_result
-from assets.serving import champion_version, load_version
+from assets.serving import champion_version, load_version, with_rules_of
 from assets.verdicts import carry_out, decision_row, next_look, pending
 from atlas_pipeline.adaptation.ledger import EQUITY, GATE_DECISIONS
 from atlas_pipeline.windows.panel import EPOCH
@@ -48,14 +48,14 @@ def champion(
     from atlas_pipeline.adaptation.contest import contest
     from atlas_pipeline.adaptation.plots import plot_shadow, plot_verdicts
 
-    learned = config.load()
+    launched = config.load()
     with warehouse.session() as lake:
         equity = lake.read(EQUITY, where={"ledger": LEDGER}, columns=["symbol", "bar"])
         decided = lake.read(GATE_DECISIONS)
     bars, symbols = pd.DatetimeIndex(equity["bar"].unique()).sort_values(), equity["symbol"].nunique()
     pictures: dict[str, Any] = {}
     for candidate in pending(tracking, decided):
-        end = next_look(candidate, decided, bars, symbols, learned.gate_minimum_steps)
+        end = next_look(candidate, decided, bars, symbols, launched.gate_minimum_steps)
         if end is None:
             context.log.info(f"version {candidate.version} waits for its next look")
             continue
@@ -69,7 +69,7 @@ def champion(
             rows,
             created_at,
             end,
-            learned,
+            with_rules_of(live, launched),
             compute.inference(),
         )
         row = decision_row(candidate, live, outcome)

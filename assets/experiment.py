@@ -8,6 +8,7 @@ import dagster as dg
 from pydantic import Field
 
 from atlas_pipeline.config import Config, load_config
+from atlas_pipeline.features.registry import VOLATILITY
 
 DEFAULT_EXPERIMENT = "daily_indices"
 
@@ -29,6 +30,12 @@ class Experiment(dg.Config):
             Where the experiment or a setting is unknown or cannot work; retrying cannot mend it.
         """
         try:
-            return load_config(self.experiment, **self.overrides)
+            config = load_config(self.experiment, **self.overrides)
+            if config.volatility_decay != VOLATILITY.parameters["decay"]:
+                raise ValueError(
+                    f"volatility_decay={config.volatility_decay}: the features are computed with "
+                    f"{VOLATILITY.parameters['decay']}; another decay needs another feature table"
+                )
+            return config
         except (FileNotFoundError, ValueError) as error:
             raise dg.Failure(str(error), allow_retries=False) from error

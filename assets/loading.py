@@ -107,16 +107,20 @@ def paths_file(artifacts: Artifacts, config: Config, fold: str, base_hash: str, 
     return artifacts.directory("embeddings", fold, digest) / PATHS_FILE
 
 
-def policy_file(artifacts: Artifacts, config: Config, fold: str, paths: str) -> Path:
-    """File of the policy that this configuration learns on these paths."""
+def policy_file(artifacts: Artifacts, config: Config, fold: Fold, paths: list[MarketPath]) -> Path:
+    """File of the policy that this configuration learns on the policy years of these paths."""
+    from atlas_pipeline.trading.comparison import during
+    from atlas_pipeline.trading.path_file import paths_digest
+
+    data = paths_digest([during(path, fold.policy_start, fold.start) for path in paths])
     digest = digest_of(
-        [config.digest(TradingSettings, PPOSettings), config.gradient_clip, config.seed, paths, CODE_VERSION]
+        [config.digest(TradingSettings, PPOSettings), config.gradient_clip, config.seed, data, CODE_VERSION]
     )
-    return artifacts.directory("policy", fold, digest) / POLICY_FILE
+    return artifacts.directory("policy", str(fold.year), digest) / POLICY_FILE
 
 
-def load_paths(artifacts: Artifacts, config: Config, fold: Fold) -> tuple[list[MarketPath], str, str]:
-    """Load the fold's market paths, the digest they are keyed by, and the hash of their forecaster.
+def load_paths(artifacts: Artifacts, config: Config, fold: Fold) -> tuple[list[MarketPath], str]:
+    """Load the fold's market paths and the hash of their forecaster.
 
     Raises
     ------
@@ -138,4 +142,4 @@ def load_paths(artifacts: Artifacts, config: Config, fold: Fold) -> tuple[list[M
     with permanent(CorruptCheckpointError):
         artifacts.verify(file.parent)
         paths, base_hash = read_paths(file)
-    return paths, file.parent.name, base_hash
+    return paths, base_hash

@@ -80,6 +80,18 @@ def bars(
             "or let the replay reach them first",
             allow_retries=False,
         )
+    before = warehouse.read(BARS, partitions=months)
+    lost = before.loc[before["symbol"].isin(market.symbols), ["symbol", "month"]].drop_duplicates()
+    lost = lost.merge(raw[["symbol", "month"]].drop_duplicates(), how="left", indicator=True).query(
+        "_merge == 'left_only'"
+    )
+    if len(lost):
+        raise dg.Failure(
+            f"the {market.source} source gave no bar of {', '.join(sorted(lost['symbol'].unique()))} in "
+            f"{', '.join(sorted(lost['month'].unique()))}, of which bars are stored: they are kept; ingest again when "
+            "the source is whole",
+            allow_retries=market.feed.live,
+        )
     from atlas_pipeline.market.validation import validate_bars
 
     history = warehouse.read(BARS, before=start)
@@ -87,7 +99,6 @@ def bars(
         validated = validate_bars(
             raw, market.sessions(start, raw["available_at"].max()), history=history, actions=actions
         )
-    before = warehouse.read(BARS, partitions=months)
     revisions = compare_bars(before, validated.bars[validated.bars["available_at"] <= now], seen_at=now)
     with warehouse.transaction() as transaction:
         transaction.replace(BARS, by_month(validated.bars, months))
@@ -235,6 +246,25 @@ def bars_stale_opens(warehouse: Warehouse) -> dg.AssetCheckResult:
         description=f"orders are filled at the {fill}; stale opens: "
         + ", ".join(f"{symbol} {share:.0%}" for symbol, share in totals["share"].items()),
         metadata={"by symbol": frame(totals.reset_index()), "by year": frame(counts.drop(columns="interval"))},
+    )
+
+
+@dg.asset_check(asset=bars, blocking=True)
+def bars_corporate_actions(warehouse: Warehouse) -> dg.AssetCheckResult:
+    """No split is left unapplied: features and the simulator take prices as traded and would see a crash.
+
+    Until they apply corporate actions, a split blocks what is built on the bars; dividends only warn.
+    """
+    actions = warehouse.read(CORPORATE_ACTIONS)
+    splits = actions[actions["kind"] == "split"]
+    return dg.AssetCheckResult(
+        passed=actions.empty,
+        severity=dg.AssetCheckSeverity.ERROR if len(splits) else dg.AssetCheckSeverity.WARN,
+        description=None
+        if actions.empty
+        else f"{len(splits)} splits and {len(actions) - len(splits)} dividends are stored but not applied: choose "
+        "symbols and months without splits; returns leave dividends out",
+        metadata={"latest": frame(actions.tail(20).drop(columns="month"))},
     )
 
 

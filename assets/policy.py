@@ -107,8 +107,8 @@ def policy(
 
     learned = config.load()
     fold = Fold(int(context.partition_key), learned)
-    paths, digest, base_hash = load_paths(artifacts, learned, fold)
-    file = policy_file(artifacts, learned, context.partition_key, digest)
+    paths, base_hash = load_paths(artifacts, learned, fold)
+    file = policy_file(artifacts, learned, fold, paths)
     snapshot = warehouse.snapshot()
     tags = {
         "snapshot": str(snapshot),
@@ -195,8 +195,8 @@ def backtest(
 
     learned = config.load()
     fold = Fold(int(context.partition_key), learned)
-    paths, digest, base_hash = load_paths(artifacts, learned, fold)
-    file = policy_file(artifacts, learned, context.partition_key, digest)
+    paths, base_hash = load_paths(artifacts, learned, fold)
+    file = policy_file(artifacts, learned, fold, paths)
     if not file.exists():
         raise dg.Failure(
             f"no policy of fold {fold.year} was learned with these settings: "

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
@@ -11,7 +13,7 @@ import dagster as dg
 
 from assets.loading import forecaster_folder, open_panels
 from assets.metadata import permanent
-from atlas_pipeline.config import Config
+from atlas_pipeline.config import Config, TradingSettings
 from resources.artifacts import Artifacts
 from resources.tracking import CHAMPION, MODEL, ModelVersion, Tracking
 
@@ -58,6 +60,14 @@ def load_version(version: ModelVersion, artifacts: Artifacts) -> LivePolicy:
         return LivePolicy.load(folder, files[0], files[1] if adapter else None, str(version.version))
 
 
+def with_rules_of(version: ModelVersion, config: Config) -> Config:
+    """Return the configuration with the costs, bounds, fill and reward that the version's policy was trained by.
+
+    They shape what the policy sees, so another launch's settings must not replace them.
+    """
+    return dataclasses.replace(config, **json.loads(version.tags["trading"]))
+
+
 def register_base(
     tracking: Tracking,
     artifacts: Artifacts,
@@ -79,6 +89,7 @@ def register_base(
         tags={
             **tags,
             "kind": "base",
+            "trading": json.dumps({f.name: getattr(config, f.name) for f in dataclasses.fields(TradingSettings)}),
             "forecaster": artifacts.relative(folder),
             "policy": artifacts.relative(file),
             "adapter": "",

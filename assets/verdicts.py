@@ -62,9 +62,8 @@ def next_look(
     looks = (len(ahead) - 1) * symbols // minimum
     if looks == 0:
         return None if len(own) or len(ahead) < 2 else _after(ahead[-1])
-    if len(own) and own["steps"].max() >= looks * minimum:
-        return None
-    return _after(ahead[-(-looks * minimum // symbols)])
+    last = ahead[-(-looks * minimum // symbols)]
+    return None if len(own) and own["bar"].max() >= last else _after(last)
 
 
 def _after(bar: pd.Timestamp) -> datetime:

@@ -53,7 +53,7 @@ PICTURES = {
     "features": ("plot_features",),
     "training": ("learning_curve", "pit_histogram", "reliability"),
     "trading": ("training_curve", "equity_curves"),
-    "adaptation": ("plot_ledger", "plot_shadow"),
+    "adaptation": ("plot_ledger", "plot_shadow", "plot_verdicts"),
 }
 RANGE_TAGS = ("dagster/asset_partition_range_start", "dagster/asset_partition_range_end")
 
@@ -110,27 +110,28 @@ class Pipeline:
         partitions: tuple[str, str] | None = None,
         config: dict[str, dict[str, Any]] | None = None,
         tags: dict[str, str] | None = None,
+        checks: bool = False,
     ) -> dg.ExecuteInProcessResult:
-        """Run assets of a job with their checks, or the whole job; what failed is in the result."""
+        """Run assets of a job, or the whole job, and their checks on request; what failed is in the result."""
         import dagster as dg
 
         from atlas_pipeline.definitions import build_defs
 
         ranged = {} if partitions is None else dict(zip(RANGE_TAGS, partitions, strict=True))
-        return (
-            build_defs(self.resources)
-            .resolve_job_def(job)
-            .execute_in_process(
-                instance=self.instance,
-                asset_selection=[dg.AssetKey(asset) for asset in assets] or None,
-                partition_key=partition,
-                tags={**ranged, **(tags or {})},
-                run_config={
-                    "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
-                    "ops": {name: {"config": values} for name, values in (config or {}).items()},
-                },
-                raise_on_error=False,
-            )
+        chosen = build_defs(self.resources).resolve_job_def(job)
+        keys = {dg.AssetKey(asset) for asset in assets} or set(chosen.asset_layer.executable_asset_keys)
+        if keys:
+            left_out = {} if checks else {"asset_check_selection": frozenset()}
+            chosen = chosen.get_subset(asset_selection=frozenset(keys), **left_out)
+        return chosen.execute_in_process(
+            instance=self.instance,
+            partition_key=partition,
+            tags={**ranged, **(tags or {})},
+            run_config={
+                "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
+                "ops": {name: {"config": values} for name, values in (config or {}).items()},
+            },
+            raise_on_error=False,
         )
 
     def learn(

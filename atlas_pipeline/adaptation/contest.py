@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from typing import Any
+
+import numpy as np
 
 from atlas_pipeline.adaptation.gate import GateDecision, ShadowResult, judge
 from atlas_pipeline.adaptation.lora import empty_adapter
@@ -73,6 +75,7 @@ def contest(
             if name != "candidate":
                 raise
             paths[name] = None
+    paths = {name: None if own is None else _on_common_bars(own) for name, own in paths.items()}
     seen = paths["champion"]
     if not seen or len(seen[0]) < 2:
         raise ValueError(f"no two bars from {created_at} to {end} to judge on: wait for more")
@@ -83,3 +86,16 @@ def contest(
     }
     decision = judge(results["candidate"], results["champion"], results["base"], config, seed)
     return Contest(decision, results, seen[0].available_at)
+
+
+def _on_common_bars(paths: list[MarketPath]) -> list[MarketPath]:
+    """Leave out the bars that not every symbol has: a bar that validation refused must not stop the gate."""
+    if not paths:
+        return paths
+    common = set.intersection(*(set(path.available_at.tolist()) for path in paths))
+    cut = []
+    for path in paths:
+        kept = np.isin(path.available_at, list(common))
+        arrays = {f.name: getattr(path, f.name)[kept] for f in fields(path) if f.name != "symbol"}
+        cut.append(replace(path, **arrays))
+    return cut

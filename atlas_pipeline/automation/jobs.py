@@ -7,6 +7,13 @@ from resources.artifacts import Artifacts
 from resources.tracking import Tracking
 from resources.warehouse import Warehouse
 
+UNFINISHED = [
+    dg.DagsterRunStatus.QUEUED,
+    dg.DagsterRunStatus.NOT_STARTED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+]
+
 ingest = dg.define_asset_job(
     "ingest",
     selection=["bars", "features"],

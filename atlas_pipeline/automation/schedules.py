@@ -3,16 +3,10 @@
 import dagster as dg
 
 from assets.partitions import MARKET, MONTHS
-from atlas_pipeline.automation.jobs import ingest, maintain_lake, trade_on_paper
+from atlas_pipeline.automation.jobs import UNFINISHED, ingest, maintain_lake, trade_on_paper
 from atlas_pipeline.features.registry import FEATURES
 from resources.market import Market
 
-_UNFINISHED = [
-    dg.DagsterRunStatus.QUEUED,
-    dg.DagsterRunStatus.NOT_STARTED,
-    dg.DagsterRunStatus.STARTING,
-    dg.DagsterRunStatus.STARTED,
-]
 AFTER_THE_CLOSE = "30 17 * * 1-5"
 EVERY_MINUTE = "* * * * *"
 NEW_YORK = "America/New_York"
@@ -44,7 +38,7 @@ def paper_trading_tick(context: dg.ScheduleEvaluationContext, market: Market) ->
     The request names the instant the clock is to reach rather than a number of bars, so that a retried run does not
     move it twice; no run key, so that a failed tick is requested again, also where it had moved the clock already.
     """
-    running = context.instance.get_runs(dg.RunsFilter(job_name=trade_on_paper.name, statuses=_UNFINISHED), limit=1)
+    running = context.instance.get_runs(dg.RunsFilter(job_name=trade_on_paper.name, statuses=UNFINISHED), limit=1)
     if running:
         return dg.SkipReason(f"run {running[0].run_id} still trades the last tick")
     known = market.warehouse.read(FEATURES, columns=["available_at"])["available_at"]

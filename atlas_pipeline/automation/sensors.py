@@ -9,9 +9,12 @@ from assets.experiment import DEFAULT_EXPERIMENT
 from assets.partitions import ADAPTER_STEPS, adapter_step_key
 from assets.tables import RUN_FAILURES
 from atlas_pipeline.adaptation.ledger import EXPERIENCE
-from atlas_pipeline.automation.jobs import adapt
+from atlas_pipeline.automation.jobs import UNFINISHED, adapt
 from atlas_pipeline.config import load_config
+from resources.rows import content_version
 from resources.warehouse import Warehouse
+
+GIVEN_UP = [dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
 
 MAXIMUM_ATTEMPTS = 3
 """A step whose run failed this often waits for a person: its next request would fail the same way."""
@@ -29,7 +32,7 @@ def adapters_due(context: dg.SensorEvaluationContext, warehouse: Warehouse) -> d
     attempts and the experience's data version: a failed run is requested again, the same one never twice.
     """
     frequency = load_config(DEFAULT_EXPERIMENT).online_update_freq
-    experience = warehouse.read(EXPERIENCE, columns=["env_step"])
+    experience = warehouse.read(EXPERIENCE)
     steps = int(experience["env_step"].max()) if len(experience) else 0
     made = context.instance.get_materialized_partitions(dg.AssetKey("lora_adapter"))
     done = int(context.cursor or 0)
@@ -41,13 +44,18 @@ def adapters_due(context: dg.SensorEvaluationContext, warehouse: Warehouse) -> d
         return dg.SkipReason(f"{steps} steps traded; the next adapter is due at step {due}")
     key = adapter_step_key(due)
     failures = context.instance.get_runs_count(
-        dg.RunsFilter(job_name=adapt.name, statuses=[dg.DagsterRunStatus.FAILURE], tags={"dagster/partition": key})
+        dg.RunsFilter(job_name=adapt.name, statuses=GIVEN_UP, tags={"dagster/partition": key})
     )
     if failures >= MAXIMUM_ATTEMPTS:
         return dg.SkipReason(
             f"adapter {key} failed {failures} times; mend the cause and materialize the partition by hand"
         )
-    version = warehouse.data_version(EXPERIENCE)
+    at_work = context.instance.get_runs_count(
+        dg.RunsFilter(job_name=adapt.name, statuses=UNFINISHED, tags={"dagster/partition": key})
+    )
+    if at_work:
+        return dg.SkipReason(f"adapter {key} is being made")
+    version = content_version(EXPERIENCE, experience[experience["env_step"] <= due])
     return dg.SensorResult(
         run_requests=[dg.RunRequest(run_key=f"{key}:{version}:{failures}", partition_key=key)],
         dynamic_partitions_requests=[ADAPTER_STEPS.build_add_request([key])],

@@ -8,9 +8,18 @@ from pathlib import Path
 import torch
 
 from atlas_pipeline.trading.market_path import MarketPath
-from atlas_pipeline.training.checkpoint import read_tensors, write_tensors
+from atlas_pipeline.training.checkpoint import read_tensors, tensors_digest, write_tensors
 
 _ARRAYS = tuple(field.name for field in fields(MarketPath) if field.name != "symbol")
+
+
+def paths_digest(paths: list[MarketPath]) -> str:
+    """Return the SHA-256 (hex) of the arrays of market paths."""
+    return tensors_digest(_tensors(paths))
+
+
+def _tensors(paths: list[MarketPath]) -> dict[str, torch.Tensor]:
+    return {f"{path.symbol}/{name}": torch.from_numpy(getattr(path, name).copy()) for path in paths for name in _ARRAYS}
 
 
 def write_paths(paths: list[MarketPath], file: Path, base_hash: str) -> str:
@@ -30,10 +39,7 @@ def write_paths(paths: list[MarketPath], file: Path, base_hash: str) -> str:
     str
         SHA-256 (hex) of the arrays.
     """
-    tensors = {
-        f"{path.symbol}/{name}": torch.from_numpy(getattr(path, name).copy()) for path in paths for name in _ARRAYS
-    }
-    return write_tensors(file, tensors, {"symbols": [path.symbol for path in paths], "base_hash": base_hash})
+    return write_tensors(file, _tensors(paths), {"symbols": [path.symbol for path in paths], "base_hash": base_hash})
 
 
 def read_paths(file: Path) -> tuple[list[MarketPath], str]:

@@ -15,9 +15,12 @@ from atlas_pipeline.windows.panel import CLOSE, Panel
 if TYPE_CHECKING:
     import torch
 
+LONGEST_CLOSURE = 14 * 24 * 3600 * 1_000_000
+"""Microseconds; twice the longest closure of the exchanges since 1945. Bars further apart have a hole between them."""
+
 
 def window_ends(panel: Panel, seq_length: int, horizon: int | None = None) -> NDArray[np.int64]:
-    """Find the rows that end a valid window: one symbol, no missing value, a known volatility.
+    """Find the rows that end a valid window: one symbol, no missing value or hole in time, a known volatility.
 
     Parameters
     ----------
@@ -41,6 +44,9 @@ def window_ends(panel: Panel, seq_length: int, horizon: int | None = None) -> ND
     ends = np.arange(seq_length - 1, rows, dtype=np.int64)
     starts = ends - (seq_length - 1)
     valid = (panel.symbol[starts] == panel.symbol[ends]) & (before[ends + 1] == before[starts])
+    hole = (np.diff(panel.available_at) > LONGEST_CLOSURE) & (panel.symbol[1:] == panel.symbol[:-1])
+    holes = np.concatenate([[0], np.cumsum(hole)])
+    valid &= holes[ends] == holes[starts]
     # A NaN volatility compares false.
     valid &= panel.volatility[ends] > 0
     if horizon is not None:
@@ -48,7 +54,7 @@ def window_ends(panel: Panel, seq_length: int, horizon: int | None = None) -> ND
         valid &= (ends + horizon < rows) & (panel.symbol[later] == panel.symbol[ends])
         close = panel.prices[:, CLOSE]
         usable = np.isfinite(close) & (close > 0)
-        valid &= usable[ends] & usable[later]
+        valid &= usable[ends] & usable[later] & (holes[later] == holes[ends])
     return ends[valid]
 
 

@@ -39,7 +39,7 @@ def at(frame: pd.DataFrame, symbol: str, session: str) -> pd.Series:
 
 
 def test_each_month_of_a_range_run_has_its_own_version(pipeline) -> None:
-    result = pipeline.run("ingest", "bars", partitions=(FIRST, LAST))
+    result = pipeline.run("ingest", "bars", partitions=(FIRST, LAST), checks=True)
     assert result.success and all(pipeline.checks(result).values())
     months = ["1999-01", "1999-02", "1999-03"]
     versions = recorded_versions(pipeline, "bars", months)
@@ -188,7 +188,7 @@ def spoil(frame: pd.DataFrame) -> pd.DataFrame:
 
 def test_bad_rows_wait_in_quarantine_with_their_reason_and_block(pipeline, change_feed) -> None:
     change_feed(spoil)
-    result = pipeline.run("ingest", "bars", "features", partition="1999-03")
+    result = pipeline.run("ingest", "bars", "features", partition="1999-03", checks=True)
     refused = pipeline.warehouse.read(QUARANTINED_BARS)
     reasons = {(row.symbol, f"{row.session:%m-%d}", row.ordinal): row.reason for row in refused.itertuples(index=False)}
     assert reasons == {
@@ -215,7 +215,7 @@ def test_bad_rows_wait_in_quarantine_with_their_reason_and_block(pipeline, chang
 
     # The source is mended: the same month ingested again is whole, and green.
     change_feed(lambda frame: frame)
-    result = pipeline.run("ingest", "bars", "features", partition="1999-03")
+    result = pipeline.run("ingest", "bars", "features", partition="1999-03", checks=True)
     assert result.success and all(pipeline.checks(result)[f"bars_{name}"] for name in ("quarantine", "sessions"))
     assert pipeline.warehouse.read(QUARANTINED_BARS).empty
 
@@ -224,14 +224,14 @@ def test_a_bad_month_stays_red_after_a_good_one(pipeline, change_feed) -> None:
     change_feed(spoil)
     pipeline.run("ingest", "bars", partition="1999-03")
     change_feed(lambda frame: frame)
-    result = pipeline.run("ingest", "bars", partition="1999-04")
+    result = pipeline.run("ingest", "bars", partition="1999-04", checks=True)
     assert not pipeline.checks(result)["bars_quarantined_share"]
 
 
 def test_a_single_bad_row_among_many_only_warns(pipeline_at, tmp_path: Path, change_feed) -> None:
     change_feed(lambda frame: frame.assign(close=frame["close"].where(~at(frame, "S3", "1999-03-09"))))
     pipeline = pipeline_at(tmp_path / "home", replay_start=CLOCK, symbols=[f"S{number}" for number in range(6)])
-    result = pipeline.run("ingest", "bars", "features", partition="1999-03")
+    result = pipeline.run("ingest", "bars", "features", partition="1999-03", checks=True)
     assert result.success, "one row of 138 stopped the pipeline"
     checks = {check.check_name: check for check in result.get_asset_check_evaluations()}
     assert checks["bars_quarantined_share"].passed

@@ -60,7 +60,7 @@ def tag(pipeline, version: int) -> str | None:
 
 
 def test_the_gates_own_verdict_is_recorded_with_its_numbers(candidate) -> None:
-    result = judge(candidate)
+    result = judge(candidate, checks=True)
     assert result.success
     assert candidate.checks(result) == {
         "champion_is_sound": True,

@@ -48,7 +48,7 @@ def test_a_month_alone_equals_the_same_month_of_a_full_run(market_copy) -> None:
 
 def test_the_same_rows_computed_again_are_no_new_version(few) -> None:
     snapshot = few.warehouse.snapshot()
-    result = few.run("ingest", "features", partition="1999-05")
+    result = few.run("ingest", "features", partition="1999-05", checks=True)
     (event,) = result.asset_materializations_for_node("features")
     assert event.tags["dagster/data_version"] == few.warehouse.data_version(FEATURES, "1999-05")
     assert few.warehouse.snapshot() == snapshot
@@ -69,7 +69,7 @@ def test_a_feature_that_looks_ahead_fails_the_check(few, monkeypatch: pytest.Mon
         return made.assign(rsi_scaled=tomorrow.fillna(made["rsi_scaled"]))
 
     monkeypatch.setattr(compute, "compute_features", leaking)
-    result = few.run("ingest", "features", partitions=("1999-01", "1999-06"))
+    result = few.run("ingest", "features", partitions=("1999-01", "1999-06"), checks=True)
     assert not result.success
     assert not few.checks(result)["features_causality"]
     check = stage.features_causality(warehouse=few.warehouse)

@@ -58,7 +58,7 @@ def test_the_same_settings_and_rows_are_learned_once(fold_copy, monkeypatch: pyt
     monkeypatch.setattr(fit, "fit_forecaster", forbidden)
     monkeypatch.setattr(ppo, "train_policy", forbidden)
     before, counts, snapshot = files_of(fold_copy), fold_copy.counts(), fold_copy.warehouse.snapshot()
-    result = fold_copy.fold("forecaster", "forecasts", "embeddings", "policy", "backtest")
+    result = fold_copy.fold("forecaster", "forecasts", "embeddings", "policy", "backtest", checks=True)
     assert result.success, fold_copy.failure(result)
     assert (files_of(fold_copy), fold_copy.counts(), fold_copy.warehouse.snapshot()) == (before, counts, snapshot)
     assert len(fold_copy.tracking.versions(MODEL)) == 1

@@ -18,7 +18,7 @@ def test_trading_in_pieces_equals_trading_at_once(fold_copy, traded_home: Path, 
     assert len(fold_copy.warehouse.read(EQUITY)) == len(fold_copy.warehouse.read(DECISIONS)) == 2 * 11
 
     counts, snapshot = fold_copy.counts(), fold_copy.warehouse.snapshot()
-    result = fold_copy.trade(20)
+    result = fold_copy.trade(20, checks=True)
     assert result.success and all(fold_copy.checks(result).values())
     (event,) = result.asset_materializations_for_node("paper_ledger")
     assert event.metadata["bars traded now"].value == 0 and event.metadata["environment steps"].value == 20
@@ -50,7 +50,7 @@ def test_a_session_without_features_stops_the_ledger(fold_copy) -> None:
     hole = month["available_at"] == datetime(2007, 1, 9, 21, tzinfo=UTC)
     fold_copy.warehouse.replace(FEATURES, {"2007-01": month[~hole]})
     message = fold_copy.failure(fold_copy.trade(20))
-    assert "1 sessions up to 2007-01-19 have no features, the first 2007-01-09" in message
+    assert "1 sessions of NASDAQ up to 2007-01-19 have no features, the first 2007-01-09" in message
     assert "materialize bars and features of 2007-01 first" in message
     assert "equity" not in fold_copy.counts()
     assert fold_copy.run("ingest", "features", partition="2007-01").success

@@ -33,9 +33,9 @@ def tick(pipeline) -> dg.RunRequest:
     return request
 
 
-def carry_out(pipeline, job: str, request: dg.RunRequest) -> dg.ExecuteInProcessResult:
+def carry_out(pipeline, job: str, request: dg.RunRequest, **options: bool) -> dg.ExecuteInProcessResult:
     config = {name: own["config"] for name, own in request.run_config.get("ops", {}).items()}
-    return pipeline.run(job, partition=request.partition_key, config=config, tags=dict(request.tags))
+    return pipeline.run(job, partition=request.partition_key, config=config, tags=dict(request.tags), **options)
 
 
 def last(pipeline, table) -> datetime:
@@ -47,7 +47,7 @@ def test_the_month_to_ingest_is_the_clocks(pipeline_at, market_copy) -> None:
     market_copy.market.advance(datetime(2008, 1, 3, 21, tzinfo=UTC))
     request = evaluate(schedules.ingest_after_close, market_copy)
     assert request.partition_key == "2008-01"
-    result = carry_out(market_copy, "ingest", request)
+    result = carry_out(market_copy, "ingest", request, checks=True)
     assert result.success and all(market_copy.checks(result).values())
     assert market_copy.warehouse.partitions(FEATURES)["2008-01"] == 2 * 2
 
@@ -62,7 +62,7 @@ def test_a_tick_moves_the_clock_and_trades(traded_copy) -> None:
     assert request.run_config["ops"]["bars"]["config"] == {"advance_clock_to": target.isoformat()}
     assert tick(traded_copy).run_config == request.run_config, "asking moved the clock"
 
-    result = carry_out(traded_copy, "trade_on_paper", request)
+    result = carry_out(traded_copy, "trade_on_paper", request, checks=True)
     assert result.success, traded_copy.failure(result)
     assert traded_copy.market.now() == target
     assert last(traded_copy, BARS) == last(traded_copy, FEATURES) == target

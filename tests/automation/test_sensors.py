@@ -27,11 +27,9 @@ def requested(pipeline, cursor: str | None = None) -> dg.RunRequest:
     return request
 
 
-def failed_run(pipeline, key: str, number: int) -> None:
+def failed_run(pipeline, key: str, number: int, status: dg.DagsterRunStatus = dg.DagsterRunStatus.FAILURE) -> None:
     tags = {"dagster/partition": key}
-    pipeline.instance.add_run(
-        dg.DagsterRun(job_name="adapt", run_id=f"{key}-{number}", status=dg.DagsterRunStatus.FAILURE, tags=tags)
-    )
+    pipeline.instance.add_run(dg.DagsterRun(job_name="adapt", run_id=f"{key}-{number}", status=status, tags=tags))
 
 
 @pytest.fixture
@@ -97,13 +95,20 @@ def test_a_failed_attempt_is_repeated_under_another_key_and_not_for_ever(traded_
     assert said.skip_message.startswith("adapter 000500 failed 3 times; mend the cause")
 
 
-def test_new_experience_makes_a_new_request(traded_copy) -> None:
-    """A run that was lost before it reported anything is not blocked by its spent key."""
+def test_later_experience_does_not_request_the_same_adapter_twice(traded_copy) -> None:
     before = requested(traded_copy).run_key
     assert traded_copy.market.next_tick() is not None
     traded_copy.market.advance(traded_copy.market.next_tick())
     assert traded_copy.run("trade_on_paper", "bars", "features", "paper_ledger", partition="2008-01").success
-    assert requested(traded_copy).run_key != before
+    assert requested(traded_copy).run_key == before
+
+
+def test_an_adapter_that_is_being_made_is_not_requested(traded_copy) -> None:
+    failed_run(traded_copy, "000500", 0, dg.DagsterRunStatus.CANCELED)
+    assert requested(traded_copy).run_key.endswith(":1"), "a cancelled run is an attempt"
+    failed_run(traded_copy, "000500", 1, dg.DagsterRunStatus.STARTED)
+    said, _ = evaluate(traded_copy)
+    assert said.skip_message == "adapter 000500 is being made"
 
 
 def test_a_failed_read_is_an_error_and_not_an_empty_ledger(traded_copy) -> None:

@@ -7,7 +7,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from atlas_pipeline.windows.index import density_unit, gather, label_instants, labels, window_ends
+from atlas_pipeline.windows.index import (
+    LONGEST_CLOSURE,
+    density_unit,
+    gather,
+    label_instants,
+    labels,
+    window_ends,
+)
 from atlas_pipeline.windows.panel import CLOSE
 
 
@@ -84,3 +91,14 @@ def test_gathered_windows_equal_slices_whatever_the_layout(rows, features, lengt
     assert windows.shape == (len(ends), length, features)
     for end, window in zip(ends, windows, strict=True):
         assert torch.equal(window, values[end - length + 1 : end + 1])
+
+
+def test_a_window_or_a_label_over_a_hole_in_time_is_none(make_panel):
+    """A month that was never ingested must not be trained across as if the next bar were tomorrow's."""
+    panel = make_panel(rows=100, symbols=("A",), warmup=0)
+    later = panel.available_at.copy()
+    later[50:] += LONGEST_CLOSURE
+    panel = replace(panel, available_at=later)
+    ends = window_ends(panel, 8, horizon=2)
+    assert not set(ends) & set(range(48, 57)), "rows whose window or label crosses the hole"
+    assert {47, 57} <= set(ends)

@@ -1,0 +1,103 @@
+"""Guards against results that would be silently wrong, each shown firing."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import dagster as dg
+import numpy as np
+import pandas as pd
+import pytest
+
+from assets.adaptation import _judged_from, own_experience
+from assets.experiment import Experiment
+from assets.market import bars_corporate_actions
+from assets.serving import with_rules_of
+from atlas_pipeline.adaptation.contest import _on_common_bars
+from atlas_pipeline.adaptation.ledger import EXPERIENCE
+from atlas_pipeline.config import Config
+from atlas_pipeline.market.bars import BARS, CORPORATE_ACTIONS
+from atlas_pipeline.trading.market_path import MarketPath
+from resources.tracking import CHAMPION, MODEL, ModelVersion
+
+
+def version(number: int, **tags: str) -> ModelVersion:
+    return ModelVersion(MODEL, number, Path(), "", tags, ())
+
+
+def test_a_source_that_lost_a_symbol_takes_no_stored_bar_away(market_copy, change_feed) -> None:
+    before = market_copy.warehouse.read(BARS, partitions=["2007-12"])
+    change_feed(lambda frame: frame[frame["symbol"] != "NASDAQ"])
+    message = market_copy.failure(market_copy.run("ingest", "bars", partition="2007-12"))
+    assert "gave no bar of NASDAQ in 2007-12" in message and "they are kept" in message
+    pd.testing.assert_frame_equal(market_copy.warehouse.read(BARS, partitions=["2007-12"]), before)
+
+
+def test_a_split_that_nothing_applies_blocks(market_copy) -> None:
+    assert bars_corporate_actions(market_copy.warehouse).passed
+    rows = {
+        "symbol": "SP500",
+        "available_at": pd.Timestamp("2007-06-01 13:30", tz="UTC"),
+        "session": pd.Timestamp("2007-06-01"),
+        "value": 4.0,
+        "month": "2007-06",
+    }
+    for kind, severity in (("dividend", dg.AssetCheckSeverity.WARN), ("split", dg.AssetCheckSeverity.ERROR)):
+        frame = pd.DataFrame([{**rows, "kind": kind}])[list(CORPORATE_ACTIONS.names)]
+        market_copy.warehouse.append(CORPORATE_ACTIONS, frame)
+        result = bars_corporate_actions(market_copy.warehouse)
+        assert not result.passed and result.severity == severity
+
+
+def test_an_adapter_older_than_what_is_live_is_refused(traded_copy) -> None:
+    assert traded_copy.adapt(100).success
+    traded_copy.tracking.set_alias(MODEL, CHAMPION, 2)
+    message = traded_copy.failure(traded_copy.adapt(60))
+    assert "adapter 000060 would continue version 2, which learned up to step 100" in message
+    assert traded_copy.adapt(200).success, "a later one can be made"
+
+
+def test_an_adapter_is_not_judged_on_bars_its_parent_learned_from() -> None:
+    reached, learned, looked = (datetime(2017, month, 1, tzinfo=UTC) for month in (3, 5, 7))
+    parent = version(4, created_at=learned.isoformat())
+    none = pd.DataFrame({"candidate_version": [], "bar": []})
+    assert _judged_from(reached, parent, none) == learned
+    promoted = pd.DataFrame({"candidate_version": ["4", "5"], "bar": pd.to_datetime([looked, datetime.now(UTC)])})
+    assert _judged_from(reached, parent, promoted) == looked
+
+
+def test_only_a_base_s_own_experience_is_learned_from(traded_copy) -> None:
+    experience = traded_copy.warehouse.read(EXPERIENCE)
+    decisions = pd.DataFrame(
+        {
+            "symbol": experience["symbol"],
+            "bar": experience["bar"],
+            "base_sha256": "base",
+            "policy_sha256": np.where(experience["env_step"] <= 300, "old", "new"),
+        }
+    )
+    own = own_experience(experience, decisions, "base", "new")
+    assert own["env_step"].tolist() == list(range(301, 501))
+    assert own_experience(experience, decisions, "other base", "new").empty
+
+
+def test_what_trades_keeps_the_rules_it_was_trained_by() -> None:
+    launched = Config(min_position=-1, commission=0.0, online_update_freq=100)
+    rules = with_rules_of(version(1, trading='{"min_position": 0, "commission": 0.001}'), launched)
+    assert (rules.min_position, rules.commission, rules.online_update_freq) == (0, 0.001, 100)
+
+
+def test_a_volatility_that_the_features_do_not_have_is_refused() -> None:
+    with pytest.raises(dg.Failure, match=r"volatility_decay=0\.5: the features are computed with 0\.94"):
+        Experiment(overrides={"volatility_decay": 0.5}).load()
+
+
+def test_a_bar_that_one_symbol_lacks_is_left_out_of_the_contest() -> None:
+    def path(symbol: str, instants: list[int]) -> MarketPath:
+        n = len(instants)
+        ones = np.ones(n)
+        times = np.array(instants, np.int64)
+        return MarketPath(symbol, times, ones, ones + times, ones, np.ones((n, 2), np.float32), ones, ones)
+
+    first, second = _on_common_bars([path("A", [1, 2, 3, 4]), path("B", [1, 3, 4])])
+    assert first.available_at.tolist() == second.available_at.tolist() == [1, 3, 4]
+    assert first.close.tolist() == [2.0, 4.0, 5.0]
