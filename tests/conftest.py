@@ -5,6 +5,7 @@ A test that changes anything works on a copy. Heavy imports stand inside, for th
 
 from __future__ import annotations
 
+import importlib
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -47,13 +48,6 @@ TINY: dict[str, Any] = {
     "online_update_freq": 100,
     "online_batch_size": 32,
     "gate_minimum_steps": 40,
-}
-PICTURES = {
-    "market": ("plot_bars",),
-    "features": ("plot_features",),
-    "training": ("learning_curve", "pit_histogram", "reliability"),
-    "trading": ("training_curve", "equity_curves"),
-    "adaptation": ("plot_ledger", "plot_shadow", "plot_verdicts"),
 }
 RANGE_TAGS = ("dagster/asset_partition_range_start", "dagster/asset_partition_range_end")
 
@@ -280,9 +274,11 @@ def traded_home(prepared: Prepared, fold_home: Path) -> Path:
 @pytest.fixture
 def without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Draw nothing: a third of a small run's time. The prepared folders were made with every picture."""
-    for module, names in PICTURES.items():
-        for name in names:
-            monkeypatch.setattr(f"atlas_pipeline.{module}.plots.{name}", lambda *arguments: b"picture")
+    for room in ("market", "features", "training", "trading", "adaptation"):
+        module = importlib.import_module(f"atlas_pipeline.{room}.plots")
+        for name, function in vars(module).items():
+            if not name.startswith("_") and getattr(function, "__annotations__", {}).get("return") == "bytes":
+                monkeypatch.setattr(module, name, lambda *arguments: b"picture")
 
 
 @pytest.fixture

@@ -3,10 +3,12 @@
 from typing import Any
 
 import dagster as dg
+import pandas as pd
 import pytest
 
 from assets.partitions import ADAPTER_STEPS
 from assets.tables import RUN_FAILURES
+from atlas_pipeline.adaptation.ledger import EXPERIENCE
 from atlas_pipeline.automation import sensors
 from resources.tracking import CHALLENGER, MODEL
 
@@ -97,9 +99,11 @@ def test_a_failed_attempt_is_repeated_under_another_key_and_not_for_ever(traded_
 
 def test_later_experience_does_not_request_the_same_adapter_twice(traded_copy) -> None:
     before = requested(traded_copy).run_key
-    assert traded_copy.market.next_tick() is not None
-    traded_copy.market.advance(traded_copy.market.next_tick())
-    assert traded_copy.run("trade_on_paper", "bars", "features", "paper_ledger", partition="2008-01").success
+    last = traded_copy.warehouse.read(EXPERIENCE).sort_values("env_step").tail(1)
+    day = pd.Timedelta(days=1)
+    traded_copy.warehouse.append(
+        EXPERIENCE, last.assign(env_step=501, bar=last["bar"] + day, next_bar=last["next_bar"] + day)
+    )
     assert requested(traded_copy).run_key == before
 
 

@@ -20,7 +20,7 @@ from atlas_pipeline.demo import prepare
 from resources.tracking import CHALLENGER, MODEL, Tracking
 
 PROJECT = Path(__file__).resolve().parents[2]
-LIMIT = 150.0
+LIMIT = 180.0
 """Seconds; on an idle machine of two cores the daemon needs 20 to load, ask the sensor, launch and run."""
 
 
