@@ -6,10 +6,11 @@ from typing import Any
 import dagster as dg
 import pandas as pd
 
-from assets.adaptation import LEDGER, lora_adapter, paper_ledger
+from assets.adapter import lora_adapter
 from assets.experiment import Experiment
 from assets.loading import CODE_VERSION, model_rows
 from assets.metadata import OWNERS, TRANSIENT, frame, picture, table_metadata
+from assets.paper import LEDGER, paper_ledger
 from assets.schema_check import schema_result
 from assets.serving import champion_version, load_version, with_rules_of
 from assets.verdicts import carry_out, decision_row, next_look, pending

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from assets.adaptation import LEDGER
+from assets.paper import LEDGER
 from assets.serving import champion_version
 from atlas_pipeline.adaptation.ledger import GATE_DECISIONS
 from resources.tracking import CHAMPION, MODEL, ModelVersion, Tracking

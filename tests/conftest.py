@@ -245,8 +245,8 @@ def traded_home(prepared: Prepared, fold_home: Path) -> Path:
     def fill(pipeline: Pipeline) -> None:
         from datetime import UTC, datetime, timedelta
 
-        from assets.adaptation import LEDGER
         from assets.loading import model_rows
+        from assets.paper import LEDGER
         from assets.serving import champion_version, load_version
         from atlas_pipeline.adaptation.ledger import LEDGER_TABLES
         from atlas_pipeline.adaptation.paper import LedgerRows, LedgerState, trade

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from assets.adaptation import _judged_from, own_experience
+from assets.adapter import _judged_from, own_experience
 from assets.experiment import Experiment
 from assets.market import bars_corporate_actions
 from assets.serving import with_rules_of
@@ -53,6 +53,8 @@ def test_an_adapter_older_than_what_is_live_is_refused(traded_copy) -> None:
     traded_copy.tracking.set_alias(MODEL, CHAMPION, 2)
     message = traded_copy.failure(traded_copy.adapt(60))
     assert "adapter 000060 would continue version 2, which learned up to step 100" in message
+    assert traded_copy.adapt(100).success, "what is live itself can be asked for again"
+    assert len(traded_copy.tracking.versions(MODEL)) == 2
     assert traded_copy.adapt(200).success, "a later one can be made"
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from assets import adaptation as stage
+from assets import paper as stage
 from atlas_pipeline.adaptation.ledger import DECISIONS, EQUITY, EXPERIENCE, FILLS, LEDGER_TABLES
 from atlas_pipeline.features.registry import FEATURES
 from resources.tracking import CHAMPION, MODEL
