@@ -29,7 +29,11 @@ from resources.warehouse import Warehouse
     code_version=CODE_VERSION,
 )
 def embeddings(
-    context: dg.AssetExecutionContext, config: Experiment, artifacts: Artifacts, compute: Compute
+    context: dg.AssetExecutionContext,
+    config: Experiment,
+    artifacts: Artifacts,
+    compute: Compute,
+    warehouse: Warehouse,
 ) -> dg.MaterializeResult:
     """The frozen backbone's state and forecast at every bar of the policy years and the fold's year.
 
@@ -50,7 +54,12 @@ def embeddings(
     with permanent(ValueError):
         paths = market_paths(known, ends, said.embeddings, said.density.location, said.density.scale)
     file = paths_file(artifacts, learned, context.partition_key, trained.base_hash, known.sha256())
-    provenance = {"base_hash": trained.base_hash, "config": learned.digest(), "code_version": CODE_VERSION}
+    provenance = {
+        "snapshot": str(warehouse.snapshot()),
+        "code_version": CODE_VERSION,
+        "config": learned.digest(),
+        "base_hash": trained.base_hash,
+    }
     with artifacts.publish("embeddings", context.partition_key, file.parent.name, provenance) as made:
         digest = write_paths(paths, made / file.name, trained.base_hash)
     return dg.MaterializeResult(
