@@ -130,6 +130,7 @@ def lora_adapter(
         with artifacts.publish("lora_adapter", context.partition_key, folder.name, tags) as made:
             save_replay(update.replay, made / REPLAY_FILE)
             save_adapter(update.adapter, made / ADAPTER_FILE)
+        run.log_params(learned.values(AdaptationSettings, PPOSettings))
         run.log_metrics(update.metrics, step=step)
     registered = tracking.register(
         MODEL,

@@ -8,6 +8,7 @@ from assets.loading import CODE_VERSION, forecaster_folder, load_forecaster, ope
 from assets.metadata import OWNERS, frame, permanent, picture, table_metadata
 from assets.partitions import FOLDS, YEARS_BEFORE_THE_FOLD, YEARS_UP_TO_THE_FOLD
 from assets.schema_check import schema_result, stored
+from atlas_pipeline.config import DataSettings, ModelSettings, TrainingSettings
 from atlas_pipeline.training.forecast_table import BASELINE, FORECASTER, FORECASTS, score_table
 from resources.artifacts import Artifacts
 from resources.compute import Compute
@@ -63,6 +64,7 @@ def forecaster(
             f"forecaster {context.partition_key}", experiment="forecaster", key="/".join(key), tags=provenance
         ) as run,
     ):
+        run.log_params(learned.values(DataSettings, ModelSettings, TrainingSettings))
         if folder.exists():
             trained = TrainedForecaster.load(artifacts.verify(folder))
             context.log.info("the same configuration and data were trained before: taken from its checkpoint")

@@ -12,6 +12,7 @@ from assets.partitions import FOLDS, YEARS_UP_TO_THE_FOLD
 from assets.schema_check import schema_result, stored
 from assets.serving import register_base
 from atlas_pipeline.adaptation.ledger import EQUITY
+from atlas_pipeline.config import PPOSettings, TradingSettings
 from atlas_pipeline.trading.backtest_table import BACKTEST, BACKTEST_SCORES
 from resources.artifacts import Artifacts
 from resources.compute import Compute
@@ -135,6 +136,7 @@ def policy(
             tags=tags,
         ) as run,
     ):
+        run.log_params(learned.values(TradingSettings, PPOSettings))
         if file.exists():
             trained = load_trained_policy(artifacts.verify(file.parent) / file.name)
             context.log.info("the same paths and configuration were learned before: taken from its checkpoint")

@@ -201,9 +201,11 @@ class Config(
 
     def digest(self, *sections: Section) -> str:
         """SHA-256 (first 16 hex digits) over the fields of the sections given, or over all of what is learned."""
-        chosen = sections or LEARNED
-        names = sorted({f.name for section in chosen for f in dataclasses.fields(section)})
-        return digest_of({name: getattr(self, name) for name in names})
+        return digest_of(self.values(*(sections or LEARNED)))
+
+    def values(self, *sections: Section) -> dict[str, Any]:
+        """Return the settings of these sections by name."""
+        return {f.name: getattr(self, f.name) for section in sections for f in dataclasses.fields(section)}
 
 
 LEARNED: tuple[Section, ...] = (

@@ -88,3 +88,9 @@ def test_hardware_presets() -> None:
     assert {"cpu", "rtx4050", "rtx4060ti", "rtx4090", "a100", "h200"} <= set(hardware_presets())
     for name in hardware_presets():
         hardware_preset(name)
+
+
+def test_the_values_of_a_section_are_what_its_digest_is_of() -> None:
+    values = Config(ppo_epsilon=0.1).values(PPOSettings)
+    assert values["ppo_epsilon"] == 0.1 and "learning_rate" not in values
+    assert set(values) | set(Config().values(ModelSettings)) == set(Config().values(PPOSettings, ModelSettings))
