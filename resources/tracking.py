@@ -73,10 +73,6 @@ class TrackedRun:
 
         self.client.log_batch(self.run_id, params=[Param(name, str(value)) for name, value in params.items()])
 
-    def log_artifact(self, path: Path) -> None:
-        """Copy a file to the run's artifacts."""
-        self.client.log_artifact(self.run_id, str(path))
-
     def _last_step(self, name: str) -> int:
         if name not in self._last_steps:
             history = self.client.get_metric_history(self.run_id, name)
@@ -161,14 +157,6 @@ class Tracking(dg.ConfigurableResource):
                 model_name, str(source), tags={**(tags or {}), KEY_TAG: key}, await_creation_for=0
             )
             return int(version.version)
-
-    def champion(self, model_name: str) -> ModelVersion | None:
-        """Return the version that is live, or None."""
-        return self.alias(model_name, CHAMPION)
-
-    def challenger(self, model_name: str) -> ModelVersion | None:
-        """Return the version that is on trial, or None."""
-        return self.alias(model_name, CHALLENGER)
 
     def alias(self, model_name: str, alias: str) -> ModelVersion | None:
         """Return the version that an alias points to, or None where there is no such alias or model."""

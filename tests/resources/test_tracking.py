@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from resources.tracking import KEY_TAG, ModelNotFoundError, Tracking
+from resources.tracking import CHALLENGER, CHAMPION, KEY_TAG, ModelNotFoundError, Tracking
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -32,13 +32,11 @@ def history(tracking: Tracking, run_id: str, name: str) -> list[tuple[int, float
     return [(point.step, point.value) for point in tracking._client().get_metric_history(run_id, name)]
 
 
-def test_run_keeps_what_is_logged(tracking: Tracking, tmp_path: Path) -> None:
-    (tmp_path / "pit.png").write_bytes(b"plot")
+def test_run_keeps_what_is_logged(tracking: Tracking) -> None:
     with tracking.run("fold 2016", experiment="forecaster", key="a", tags={"fold": "2016"}) as run:
         run.log_params({"d_model": 256})
         run.log_metrics({"train/nll_loss": 1.5, "val/coverage_95": 0.9}, step=0)
         run.log_metrics({"train/nll_loss": 1.25}, step=1)
-        run.log_artifact(tmp_path / "pit.png")
     kept = tracking._client().get_run(run.run_id)
     assert not (Path(tracking.home) / "mlflow.unfinished").exists()
     assert kept.info.status == "FINISHED"
@@ -46,7 +44,6 @@ def test_run_keeps_what_is_logged(tracking: Tracking, tmp_path: Path) -> None:
     assert kept.data.tags["fold"] == "2016"
     assert kept.data.tags[KEY_TAG] == "a"
     assert history(tracking, run.run_id, "train/nll_loss") == [(0, 1.5), (1, 1.25)]
-    assert (Path(tracking.home) / "mlflow" / "forecaster" / run.run_id / "artifacts" / "pit.png").is_file()
 
 
 def test_failed_run_says_so(tracking: Tracking) -> None:
@@ -100,21 +97,21 @@ def test_registering_twice_is_registering_once(tracking: Tracking, source: Path)
 
 
 def test_aliases_move(tracking: Tracking, source: Path) -> None:
-    assert tracking.champion("moving") is None
+    assert tracking.alias("moving", CHAMPION) is None
     first, second = (tracking.register("moving", source, key=key) for key in "ab")
-    assert tracking.champion("moving") is None
+    assert tracking.alias("moving", CHAMPION) is None
     tracking.set_alias("moving", "champion", first)
     tracking.set_alias("moving", "challenger", second)
-    champion, challenger = tracking.champion("moving"), tracking.challenger("moving")
+    champion, challenger = tracking.alias("moving", CHAMPION), tracking.alias("moving", CHALLENGER)
     assert champion is not None and challenger is not None
     assert (champion.version, challenger.version) == (first, second)
     tracking.set_alias("moving", "champion", second)
     tracking.delete_alias("moving", "challenger")
     tracking.delete_alias("moving", "challenger")
-    champion = tracking.champion("moving")
+    champion = tracking.alias("moving", CHAMPION)
     assert champion is not None and champion.version == second
     assert champion.aliases == ("champion",)
-    assert tracking.challenger("moving") is None
+    assert tracking.alias("moving", CHALLENGER) is None
     assert tracking.version("moving", first).aliases == ()
 
 
