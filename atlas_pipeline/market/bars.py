@@ -96,6 +96,46 @@ CORPORATE_ACTIONS = Table(
     time="available_at",
 )
 
+BAR_COVERAGE = Table(
+    name="bar_coverage",
+    description="What each symbol should have in a month, what it has, and what is odd about it",
+    columns=(
+        SYMBOL,
+        INTERVAL,
+        MONTH,
+        Column("sessions", "int64", "Completed sessions of the exchange while the symbol was listed", minimum=0),
+        Column("expected", "int64", "Bars that these sessions have", "bars", minimum=0),
+        Column("bars", "int64", "Bars stored", "bars", minimum=0),
+        Column("quarantined", "int64", "Bars refused", "bars", minimum=0),
+        Column("missing_sessions", "int64", "Sessions without any bar", minimum=0),
+        Column("first_missing", "date", "The first session without any bar", nullable=True),
+        Column("stale_opens", "int64", "Opens within a basis point of the previous close", "bars", minimum=0),
+        Column("opens_judged", "int64", "Bars that have a previous close", "bars", minimum=0),
+        Column("last_close", "float64", "The month's last close", "currency", True, 0.0),
+        Column("last_bar", "timestamp", "Instant of the month's last bar", "UTC", True),
+    ),
+    key=("symbol", "interval", "month"),
+    partition_by="month",
+)
+
+BAR_TRIPWIRES = Table(
+    name="bar_tripwires",
+    description="Bars that were let in though they look odd: jumps, stale repeats, runs without volume",
+    columns=(
+        SYMBOL,
+        INTERVAL,
+        AVAILABLE_AT,
+        SESSION,
+        Column("kind", "string", "jump, zero_volume, stale_repeat, stale_open, missing_sessions or out_of_order"),
+        Column("value", "float64", "Size: trailing deviations of a jump, bars of a run, share of stale opens"),
+        Column("message", "string", "What is odd, in words"),
+        MONTH,
+    ),
+    key=("symbol", "interval", "available_at", "kind"),
+    partition_by="month",
+    time="available_at",
+)
+
 _COMPARED = (*PRICES, "volume")
 
 

@@ -20,7 +20,7 @@ from atlas_pipeline.market.bars import BARS, CORPORATE_ACTIONS, empty
 from atlas_pipeline.market.calendars import session_closes
 from atlas_pipeline.market.errors import NotOfferedError, SourceUnavailableError
 from atlas_pipeline.market.quarantine import conform, month_of
-from atlas_pipeline.market.sources import require_known, within
+from atlas_pipeline.market.sources import RecordedSource, require_known, within
 
 SYMBOLS = {"SP500": "sp500", "NASDAQ": "nasdaq"}
 # Known beforehand, so that partitions can be laid out without reading a file; a test compares them with the
@@ -34,7 +34,7 @@ _VIX_DELAY = timedelta(minutes=15)
 _REMEDY = "use the files or the yahoo source for them"
 
 
-class BundledSource:
+class BundledSource(RecordedSource):
     """S&P 500 (``SP500``) and Nasdaq Composite (``NASDAQ``), 5,031 daily bars each; VIX closes beside."""
 
     name = "bundled"

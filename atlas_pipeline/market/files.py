@@ -22,7 +22,7 @@ from atlas_pipeline.market.errors import NotOfferedError, SourceUnavailableError
 from atlas_pipeline.market.option_chain import OPTION_CHAIN
 from atlas_pipeline.market.quarantine import conform
 from atlas_pipeline.market.quotes import QUOTES
-from atlas_pipeline.market.sources import require_known, within
+from atlas_pipeline.market.sources import RecordedSource, require_known, within
 from atlas_pipeline.market.table import Table
 
 _RIGHTS = {"c": "call", "call": "call", "p": "put", "put": "put"}
@@ -77,7 +77,7 @@ class FileSet:
         return found
 
 
-class FilesSource:
+class FilesSource(RecordedSource):
     """A folder of the user's own files.
 
     Parameters

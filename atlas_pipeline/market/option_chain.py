@@ -28,6 +28,7 @@ OPTION_CHAIN = Table(
         Column("last", "float64", "Last traded price", "currency", True, 0.0),
         Column("volume", "float64", "Contracts traded in the session", "contracts", True, 0.0),
         Column("open_interest", "float64", "Contracts open", "contracts", True, 0.0),
+        Column("implied_volatility", "float64", "The vendor's, where it publishes one", "1/sqrt(year)", True, 0.0),
         Column("underlying_close", "float64", "The underlying's price at available_at", "currency", minimum=0.0),
         MONTH,
     ),

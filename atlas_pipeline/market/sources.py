@@ -1,17 +1,55 @@
-"""What every source of market data offers; the sources stand in ``bundled``, ``files`` and ``yahoo``.
+"""What every source of market data offers; the sources stand in ``bundled``, ``files``, ``simulated``, ``yahoo``.
 
 Sources fetch and label; they do not judge. What they return goes through ``validation`` before it is stored.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
 from typing import Protocol
 
 from pandas import DataFrame
 
+from atlas_pipeline.market.bars import BARS, empty
 from atlas_pipeline.market.errors import UnknownSymbolError
+
+
+class Outcome(StrEnum):
+    """What came of asking for one symbol."""
+
+    OK = "ok"
+    EMPTY = "empty"
+    UNKNOWN = "unknown"
+    RATE_LIMITED = "rate_limited"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """A source's answer about one symbol.
+
+    Attributes
+    ----------
+    symbol
+        The symbol asked for.
+    outcome
+        Whether it was answered; ``bars`` and ``actions`` have no rows unless it is ``OK``.
+    bars
+        Bars as traded, unjudged, in the columns of ``BARS``.
+    actions
+        Splits and dividends, in the columns of ``CORPORATE_ACTIONS``.
+    detail
+        What the source said, where it did not answer.
+    """
+
+    symbol: str
+    outcome: Outcome
+    bars: DataFrame
+    actions: DataFrame
+    detail: str = ""
 
 
 class MarketSource(Protocol):
@@ -40,6 +78,13 @@ class MarketSource(Protocol):
         """Say when its first and its last bar are available (UTC); of a live source, the last is now."""
         ...
 
+    def fetch(self, symbols: Sequence[str], start: datetime, end: datetime) -> Iterator[Fetched]:
+        """Bars and corporate actions of each symbol, in the order in which the answers come in.
+
+        A symbol that cannot be read has an outcome that says so, and loses no other.
+        """
+        ...
+
     def bars(self, symbols: Sequence[str], start: datetime, end: datetime) -> DataFrame:
         """Bars as traded, unjudged, in the columns of ``BARS``."""
         ...
@@ -55,6 +100,23 @@ class MarketSource(Protocol):
     def option_chain(self, symbols: Sequence[str], start: datetime, end: datetime) -> DataFrame:
         """Option chains of these underlyings, unjudged, in the columns of ``OPTION_CHAIN``."""
         ...
+
+
+class RecordedSource:
+    """A source whose bars lie there already: what ``fetch`` gives is cut from ``bars`` and ``corporate_actions``."""
+
+    def fetch(
+        self: MarketSource, symbols: Sequence[str], start: datetime, end: datetime
+    ) -> Iterator[Fetched]:
+        """Bars and corporate actions of each symbol, read at once."""
+        bars = dict(iter(self.bars(symbols, start, end).groupby("symbol", sort=False)))
+        actions = self.corporate_actions(symbols, start, end)
+        for symbol in symbols:
+            own = actions[actions["symbol"] == symbol].reset_index(drop=True)
+            if symbol in bars:
+                yield Fetched(symbol, Outcome.OK, bars[symbol].reset_index(drop=True), own)
+            else:
+                yield Fetched(symbol, Outcome.EMPTY, empty(BARS), own)
 
 
 def require_known(source: str, wanted: Sequence[str], known: Sequence[str]) -> None:

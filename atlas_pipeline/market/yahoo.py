@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from enum import StrEnum
 from typing import Any, NoReturn
 
 import pandas as pd
@@ -22,21 +21,11 @@ from atlas_pipeline.market.bars import BARS, CORPORATE_ACTIONS, empty
 from atlas_pipeline.market.calendars import XNYS, session_closes, sessions
 from atlas_pipeline.market.errors import NotOfferedError, SourceUnavailableError
 from atlas_pipeline.market.quarantine import conform
-from atlas_pipeline.market.sources import require_known, within
+from atlas_pipeline.market.sources import Outcome, require_known, within
 
 logger = logging.getLogger(__name__)
 
 _PRICES = {"Open": "open", "High": "high", "Low": "low", "Close": "close", "Volume": "volume"}
-
-
-class Outcome(StrEnum):
-    """What came of asking for one symbol."""
-
-    OK = "ok"
-    EMPTY = "empty"
-    UNKNOWN = "unknown"
-    RATE_LIMITED = "rate_limited"
-    FAILED = "failed"
 
 
 @dataclass(frozen=True)
