@@ -14,10 +14,11 @@ from assets.metadata import OWNERS, TRANSIENT, frame, materializations, permanen
 from assets.partitions import MONTHS
 from assets.schema_check import schema_result, stored
 from atlas_pipeline.config import load_config
-from atlas_pipeline.market.bars import BAR_REVISIONS, BARS, CORPORATE_ACTIONS, QUARANTINED_BARS, compare_bars
+from atlas_pipeline.market.bars import BAR_REVISIONS, BARS, CORPORATE_ACTIONS, QUARANTINED_BARS
 from atlas_pipeline.market.errors import BrokenSchemaError, MarketError, SourceUnavailableError
 from atlas_pipeline.market.option_chain import OPTION_CHAIN, QUARANTINED_OPTION_CHAIN, validate_option_chain
 from atlas_pipeline.market.quotes import QUARANTINED_QUOTES, QUOTES, validate_quotes
+from atlas_pipeline.market.revisions import compare_bars
 from atlas_pipeline.market.table import Table
 from resources.market import Market
 from resources.warehouse import Warehouse

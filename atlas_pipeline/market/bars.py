@@ -1,17 +1,14 @@
-"""What a bar is: the tables of bars, of bars refused, of revisions and of corporate actions.
+"""What a bar is: the tables of bars and of what is kept beside them: refused, restated, odd, missing, actions.
 
-The rules a bar must pass stand in ``validation``; where bars come from, in ``sources`` and the modules beside
-it.
+The rules a bar must pass stand in ``validation``; how revisions are found, in ``revisions``; where bars come from, in
+``sources`` and the modules beside it.
 """
 
 from __future__ import annotations
 
-from datetime import datetime
-
-import numpy as np
 import pandas as pd
 
-from atlas_pipeline.market.quarantine import month_of, quarantine_table
+from atlas_pipeline.market.quarantine import quarantine_table
 from atlas_pipeline.market.table import PANDAS_DTYPE, Column, Table
 
 PRICES = ("open", "high", "low", "close")
@@ -46,20 +43,20 @@ QUARANTINED_BARS = quarantine_table(BARS)
 
 BAR_REVISIONS = Table(
     name="bar_revisions",
-    description="Values of bars that a source changed after they were first stored",
+    description="Values of bars and corporate actions that a source changed after they were first stored",
     columns=(
         SYMBOL,
         INTERVAL,
         AVAILABLE_AT,
-        Column("column", "string", "The column that changed"),
+        Column("column", "string", "The column that changed; split or dividend where an action did"),
         Column(
             "old",
             "float64",
-            "Value stored before; null where the bar is new among older ones",
+            "Value stored before; null where the row is new among older ones",
             "currency",
             True,
         ),
-        Column("new", "float64", "Value the source gives now; null where it withdrew the bar", "currency", True),
+        Column("new", "float64", "Value the source gives now; null where it withdrew the row", "currency", True),
         Column("seen_at", "timestamp", "Instant of the ingestion that saw the change", "UTC"),
         MONTH,
     ),
@@ -136,62 +133,7 @@ BAR_TRIPWIRES = Table(
     time="available_at",
 )
 
-_COMPARED = (*PRICES, "volume")
-
 
 def empty(table: Table) -> pd.DataFrame:
     """Make a frame of this table without rows, in its columns and types."""
     return pd.DataFrame({column.name: pd.Series(dtype=PANDAS_DTYPE[column.dtype]) for column in table.columns})
-
-
-def compare_bars(old: pd.DataFrame, new: pd.DataFrame, seen_at: datetime) -> pd.DataFrame:
-    """Find what a source changed between two readings of the same range.
-
-    A bar later than every old bar of its symbol and interval is an addition, not a revision. A bar that turns
-    up among older ones has null ``old`` values; one that the source withdrew has null ``new`` values.
-
-    Parameters
-    ----------
-    old, new
-        Bars as stored and as read now, in the columns of ``BARS``; cut both to the same range of
-        ``available_at``, or bars outside it count as withdrawn.
-    seen_at
-        Instant of the ingestion, with a time zone.
-
-    Returns
-    -------
-    pandas.DataFrame
-        Rows of ``BAR_REVISIONS``, one a changed value, sorted by its key; empty where nothing changed.
-    """
-    if seen_at.tzinfo is None:
-        raise ValueError(f"seen_at={seen_at!r} has no time zone; pass an aware datetime")
-    key = list(BARS.key)
-    both = old[[*key, *_COMPARED]].merge(
-        new[[*key, *_COMPARED]], on=key, how="outer", suffixes=("_old", "_new"), indicator=True
-    )
-    newest = old.groupby(["symbol", "interval"])["available_at"].max().rename("newest").reset_index()
-    both = both.merge(newest, on=["symbol", "interval"], how="left")
-    known_before = both["available_at"] <= both["newest"]
-    both = both[known_before]
-    changes = []
-    for column in _COMPARED:
-        before, after = both[f"{column}_old"], both[f"{column}_new"]
-        # Equality of numbers, nulls equal: bars differ in one bit or not at all, a tolerance would hide
-        # revisions.
-        changed = both[~((before == after) | (before.isna() & after.isna()))]
-        changes.append(
-            pd.DataFrame(
-                {
-                    **{name: changed[name] for name in key},
-                    "column": np.full(len(changed), column),
-                    "old": changed[f"{column}_old"],
-                    "new": changed[f"{column}_new"],
-                }
-            )
-        )
-    rows = pd.concat(changes, ignore_index=True)
-    rows["seen_at"] = pd.Timestamp(seen_at).tz_convert("UTC")
-    types = {column.name: PANDAS_DTYPE[column.dtype] for column in BAR_REVISIONS.columns if column.name in rows}
-    rows = rows.astype(types)
-    rows["month"] = month_of(rows["available_at"])
-    return rows.sort_values(list(BAR_REVISIONS.key), ignore_index=True)[list(BAR_REVISIONS.names)]
