@@ -14,10 +14,13 @@ BIN := $(VENV)/bin
 # One thread a worker: two workers already fill two cores.
 PYTEST := env -u ATLAS_HOME -u DAGSTER_HOME OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
 
-.PHONY: demo ui mlflow test check bench format
+.PHONY: demo ingest ui mlflow test check bench format
 
 demo: $(VENV)/ready
 	$(BIN)/python -m atlas_pipeline.demo
+
+ingest: $(VENV)/ready
+	$(BIN)/python -m atlas_pipeline.ingest
 
 ui: $(VENV)/ready
 	$(BIN)/python -m atlas_pipeline.demo --prepare

@@ -80,6 +80,7 @@ def materializations(
     versions: Mapping[str, str],
     metadata: Mapping[str, Any],
     partition_metadata: Mapping[str, Mapping[str, Any]],
+    restated: Mapping[str, str] | None = None,
 ) -> Iterator[dg.MaterializeResult | dg.AssetMaterialization]:
     """Yield what a run over one or more partitions made, each partition under its own data version.
 
@@ -94,18 +95,22 @@ def materializations(
         Of the whole run.
     partition_metadata
         Partition key to what is particular to it.
+    restated
+        Partitions that the run was not asked for but changed, to the hash of their rows.
     """
+    others = dict(restated or {})
     if len(versions) == 1:
         (key, version), *_ = versions.items()
         yield dg.MaterializeResult(
             metadata={**metadata, **partition_metadata[key]}, data_version=dg.DataVersion(version)
         )
-        return
-    yield dg.MaterializeResult(
-        metadata=dict(metadata), data_version=dg.DataVersion(digest_of(dict(sorted(versions.items()))))
-    )
-    provenance = _provenance(context)
-    for key, version in versions.items():
+    else:
+        yield dg.MaterializeResult(
+            metadata=dict(metadata), data_version=dg.DataVersion(digest_of(dict(sorted(versions.items()))))
+        )
+        others |= versions
+    provenance = _provenance(context) if others else {}
+    for key, version in others.items():
         yield dg.AssetMaterialization(
             asset_key=context.asset_key,
             partition=key,

@@ -1,18 +1,24 @@
-"""The ``market`` resource: one source of bars, the exchange's sessions, and the project's clock."""
+"""The ``market`` resource: one source of bars, its universe, the exchange's sessions, and the project's clock."""
 
+from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pandas as pd
 from pydantic import Field
 
-from atlas_pipeline.market.calendars import sessions
+from atlas_pipeline.config import digest_of
+from atlas_pipeline.market.calendars import bar_grid, sessions
 from atlas_pipeline.market.clock import ReplayClock, WallClock
-from atlas_pipeline.market.settings import load_market_settings
-from atlas_pipeline.market.sources import MarketSource, within
+from atlas_pipeline.market.resumable import ResumableSource
+from atlas_pipeline.market.settings import SOURCES, load_market_settings
+from atlas_pipeline.market.sources import Fetched, MarketSource, within
 from atlas_pipeline.market.table import Column, Table
+from atlas_pipeline.market.universe import Universe
 from resources.warehouse import Warehouse
 
 REPLAY_CLOCK = Table(
@@ -33,11 +39,19 @@ class Market(dg.ConfigurableResource):
     """
 
     warehouse: dg.ResourceDependency[Warehouse]
-    source: Literal["bundled", "yahoo", "files"] = Field(
-        default=_SETTINGS.source, description="Where bars come from; the default is configs/market.yaml's."
+    source: str = Field(
+        default=_SETTINGS.source,
+        description=f"Where bars come from: {', '.join(SOURCES)}; the default is that of the file ATLAS_MARKET names.",
     )
-    symbols: list[str] = Field(default=list(_SETTINGS.symbols), description="Symbols of the source to ingest.")
-    interval: str = Field(default=_SETTINGS.interval, description="Length of a bar.")
+    symbols: list[Any] = Field(
+        default=list(_SETTINGS.symbols),
+        description="Instruments to ingest: a symbol, or a mapping of `symbol`, `ticker`, `listed`, `delisted`, "
+        "`kind`, `calendar`.",
+    )
+    interval: str = Field(default=_SETTINGS.interval, description="Length of the source's bars.")
+    timescales: list[str] = Field(
+        default=list(_SETTINGS.timescales), description="Coarser intervals that the bars are resampled to."
+    )
     calendar: str = Field(default=_SETTINGS.calendar, description="Exchange calendar, ISO 10383.")
     replay_start: str | None = Field(
         default=_SETTINGS.replay_start.isoformat() if _SETTINGS.replay_start else None,
@@ -46,12 +60,53 @@ class Market(dg.ConfigurableResource):
     replay_bars_per_tick: int = Field(
         default=_SETTINGS.replay_bars_per_tick, description="Bars that one tick moves the replay clock by."
     )
+    overlap_days: int = Field(
+        default=_SETTINGS.overlap_days,
+        description="Days before the months asked for that every ingestion reads again, to see what was restated.",
+    )
+    jump_sigmas: float = Field(
+        default=_SETTINGS.jump_sigmas,
+        description="A return beyond this many trailing deviations that no corporate action explains trips a wire.",
+    )
     options: dict[str, Any] = Field(default=_SETTINGS.options, description="Options of the source itself.")
+
+    @cached_property
+    def universe(self) -> Universe:
+        """The instruments, with the time each was listed."""
+        return Universe.parse(self.symbols)
+
+    @cached_property
+    def tickers(self) -> tuple[str, ...]:
+        """The source's names of the instruments."""
+        return tuple(dict.fromkeys(instrument.ticker for instrument in self.universe.instruments))
 
     @cached_property
     def feed(self) -> MarketSource:
         """The source, opened."""
-        return open_source(self.source, self.symbols, self.options)
+        return open_source(self.source, self.tickers, self.interval, self.calendar, self.options)
+
+    @cached_property
+    def symbols_by_calendar(self) -> dict[str, list[str]]:
+        """Symbols of the universe by the exchange whose sessions their bars have."""
+        grouped: dict[str, list[str]] = {}
+        for instrument in self.universe.instruments:
+            grouped.setdefault(instrument.calendar or self.calendar, []).append(instrument.symbol)
+        return grouped
+
+    @property
+    def overlap(self) -> timedelta:
+        """How far before the months asked for an ingestion reads again."""
+        return timedelta(days=self.overlap_days)
+
+    @property
+    def lookback(self) -> timedelta:
+        """How far back stored bars are read to judge new ones."""
+        from atlas_pipeline.market.tripwires import HISTORY_BARS
+
+        now = self.now()
+        days = bar_grid(self.sessions(now - timedelta(days=30), now), self.interval)
+        bars_a_day = max(1.0, len(days)) / 30
+        return timedelta(days=HISTORY_BARS / bars_a_day + 14)
 
     def now(self) -> datetime:
         """Return the project's now: the wall clock's, or where the replay stands (UTC)."""
@@ -79,7 +134,7 @@ class Market(dg.ConfigurableResource):
         last = self.feed.range()[1]
         if since >= last:
             return None
-        ahead = self.sessions(since, last)["available_at"]
+        ahead = bar_grid(self.sessions(since, last), self.interval)["available_at"]
         ahead = ahead[(ahead > since) & (ahead <= last)]
         return ReplayClock(ahead).after(since, self.replay_bars_per_tick) if len(ahead) else None
 
@@ -102,27 +157,64 @@ class Market(dg.ConfigurableResource):
             moment = pd.Series([pd.Timestamp(instant)]).dt.tz_convert("UTC").astype("datetime64[us, UTC]")
             self.warehouse.append(REPLAY_CLOCK, pd.DataFrame({"now": moment}))
 
-    def sessions(self, start: datetime, end: datetime) -> pd.DataFrame:
-        """Return the exchange's sessions between two instants, as ``calendars.sessions`` gives them."""
-        return sessions(start, end, self.calendar)
+    def sessions(self, start: datetime, end: datetime, calendar: str | None = None) -> pd.DataFrame:
+        """Return the sessions between two instants, as ``calendars.sessions`` gives them."""
+        return sessions(start, end, calendar or self.calendar)
 
-    def bars(self, start: datetime, end: datetime) -> pd.DataFrame:
-        """Return the source's bars with ``start <= available_at < end`` that could be known by now."""
-        end = max(start, min(end, self.now() + timedelta(microseconds=1)))
+    def answers(self, start: datetime, end: datetime) -> ResumableSource | MarketSource:
+        """Return the source; where it is remote, one whose answers survive a kill of the ingestion of this range."""
+        if not self.feed.live:
+            return self.feed
+        now = self.now()
+        completed = bar_grid(self.sessions(now - timedelta(days=14), now), self.interval)["available_at"]
+        question = digest_of([self.source, self.interval, self.calendar, str(start), str(end), self.options])
+        folder = Path(self.warehouse.home).expanduser().resolve() / "downloads" / question
+        return ResumableSource(self.feed, folder, completed[completed <= now].max().to_pydatetime(), now)
+
+    def fetch(self, source: ResumableSource | MarketSource, start: datetime, end: datetime) -> Iterator[Fetched]:
+        """Answers about the instruments listed in [start, end): only what could be known by now."""
+        known = max(start, min(end, self.now() + timedelta(microseconds=1)))
         # A source that answers with more than it was asked for must not bring the future in.
-        return within(self.feed.bars(self.symbols, start, end), start, end)
+        for answer in self.universe.fetch(source, start, known, self.calendar):
+            yield replace(answer, bars=within(answer.bars, start, known), actions=within(answer.actions, start, known))
+
+    def quotes(self, start: datetime, end: datetime) -> pd.DataFrame:
+        """Return the source's quotes of the instruments listed in [start, end), none after now."""
+        known = max(start, min(end, self.now() + timedelta(microseconds=1)))
+        return within(self.feed.quotes(self.tickers, start, known), start, known)
+
+    def option_chain(self, start: datetime, end: datetime) -> pd.DataFrame:
+        """Return the source's option chains of the instruments listed in [start, end), none after now."""
+        known = max(start, min(end, self.now() + timedelta(microseconds=1)))
+        return within(self.feed.option_chain(self.tickers, start, known), start, known)
 
 
-def open_source(name: str, symbols: list[str], options: dict[str, Any]) -> MarketSource:
-    """Open a source by its name; only its own module is imported."""
+def open_source(
+    name: str, tickers: tuple[str, ...], interval: str, calendar: str, options: dict[str, Any]
+) -> MarketSource:
+    """Open a source by its name; only its own module is imported.
+
+    Raises
+    ------
+    ValueError
+        Where there is no such source, or it has no bars of this interval.
+    """
     if name == "bundled":
         from atlas_pipeline.market.bundled import BundledSource
 
+        if interval != "1d":
+            raise ValueError(f"interval={interval!r}: the bundled source has daily bars only; write 1d")
         return BundledSource(**options)
+    if name == "simulated":
+        from atlas_pipeline.market.simulated import SimulatedSource
+
+        return SimulatedSource(tickers, **{"interval": interval, "calendar": calendar, **options})
     if name == "yahoo":
         from atlas_pipeline.market.yahoo import YahooSource
 
-        return YahooSource(tuple(symbols), **options)
-    from atlas_pipeline.market.files import FilesSource
+        return YahooSource(tickers, **{"interval": interval, "calendar": calendar, **options})
+    if name == "files":
+        from atlas_pipeline.market.files import FilesSource
 
-    return FilesSource(**options)
+        return FilesSource(**options)
+    raise ValueError(f"source={name!r}; use one of {', '.join(SOURCES)}")

@@ -1,4 +1,4 @@
-"""Which market is traded: source, symbols, interval, range and clock, as one YAML file says.
+"""Which market is traded: source, universe, interval, range and clock, as one YAML file says.
 
 The sources themselves live in their own modules; this one only names what is wanted of them.
 """
@@ -10,36 +10,76 @@ import os
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import yaml
 
 from atlas_pipeline.config import CONFIGS
+from atlas_pipeline.market.universe import Universe
+
+SOURCES = ("bundled", "files", "simulated", "yahoo")
+MARKETS = CONFIGS / "markets"
 
 
 @dataclass(frozen=True, kw_only=True)
 class MarketSettings:
     """One market: where bars come from, which, from when, and by what clock.
 
-    ``first_month`` and ``last_month`` are ``YYYY-MM``; without ``last_month`` the month in progress is the last.
-    With ``replay_start`` the pipeline lives by a replay clock that starts there and moves
-    ``replay_bars_per_tick`` bars a tick; without it, by the wall clock. ``options`` go to the source as they are.
+    Attributes
+    ----------
+    source
+        One of ``SOURCES``.
+    symbols
+        Entries of ``Universe.parse``: a symbol, or a mapping with its listing.
+    interval
+        Length of the source's bars.
+    timescales
+        Coarser intervals that they are resampled to.
+    calendar
+        Exchange of instruments that name none, ISO 10383.
+    first_month, last_month
+        ``YYYY-MM``; without ``last_month`` the month in progress is the last.
+    replay_start
+        With it the pipeline lives by a replay clock that starts there and moves ``replay_bars_per_tick`` bars a tick;
+        without it, by the wall clock.
+    overlap_days
+        Days before the months asked for that every ingestion reads again, to see what the vendor restated.
+    jump_sigmas
+        A return beyond this many trailing deviations that no corporate action explains trips a wire.
+    options
+        Options of the source itself.
     """
 
-    source: Literal["bundled", "yahoo", "files"]
-    symbols: tuple[str, ...]
+    source: str
+    symbols: tuple[Any, ...]
     interval: str = "1d"
+    timescales: tuple[str, ...] = ()
     calendar: str = "XNYS"
     first_month: str = "1999-01"
     last_month: str | None = None
     replay_start: datetime | None = None
     replay_bars_per_tick: int = 5
+    overlap_days: int = 10
+    jump_sigmas: float = 12.0
     options: dict[str, Any] = field(default_factory=dict)
 
 
 def market_settings_path() -> Path:
-    """Return the file that ``ATLAS_MARKET`` names, or the project's ``configs/market.yaml``."""
-    return Path(os.environ.get("ATLAS_MARKET") or CONFIGS / "market.yaml")
+    """Return the file that ``ATLAS_MARKET`` names, by its path or as one of ``configs/markets``.
+
+    Raises
+    ------
+    FileNotFoundError
+        Where there is no such file.
+    """
+    named = os.environ.get("ATLAS_MARKET") or "bundled"
+    for path in (Path(named), MARKETS / f"{named}.yaml"):
+        if path.is_file():
+            return path
+    known = ", ".join(sorted(path.stem for path in MARKETS.glob("*.yaml")))
+    raise FileNotFoundError(
+        f"ATLAS_MARKET={named!r} is neither a file nor one of the markets {known}: correct or unset it"
+    )
 
 
 def load_market_settings(path: Path | None = None) -> MarketSettings:
@@ -53,16 +93,14 @@ def load_market_settings(path: Path | None = None) -> MarketSettings:
         Where a setting is unknown, missing or cannot work.
     """
     path = path or market_settings_path()
-    if not path.is_file():
-        raise FileNotFoundError(f"market settings {path} do not exist; correct ATLAS_MARKET or unset it")
     content: dict[str, Any] = yaml.safe_load(path.read_text()) or {}
     unknown = sorted(content.keys() - {f.name for f in dataclasses.fields(MarketSettings)})
     if unknown:
         raise ValueError(f"{path}: unknown settings {unknown}")
+    if content.get("source") not in SOURCES:
+        raise ValueError(f"{path}: source={content.get('source')!r}; use one of {', '.join(SOURCES)}")
     if not content.get("symbols"):
         raise ValueError(f"{path}: 'symbols' is empty; name at least one symbol of the source")
-    if content.get("source") not in ("bundled", "yahoo", "files"):
-        raise ValueError(f"{path}: source={content.get('source')!r}; use bundled, yahoo or files")
     for name in ("first_month", "last_month"):
         if content.get(name) is not None:
             try:
@@ -74,4 +112,11 @@ def load_market_settings(path: Path | None = None) -> MarketSettings:
         raise ValueError(f"{path}: replay_start={start!r} is not an instant; write YYYY-MM-DDTHH:MM:SSZ")
     if isinstance(start, datetime):
         content["replay_start"] = start.replace(tzinfo=UTC) if start.tzinfo is None else start.astimezone(UTC)
-    return MarketSettings(**{**content, "symbols": tuple(content["symbols"])})
+    for name in ("symbols", "timescales"):
+        if name in content:
+            content[name] = tuple(content[name])
+    try:
+        Universe.parse(content["symbols"])
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path}: {error}") from error
+    return MarketSettings(**content)

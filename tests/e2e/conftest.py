@@ -52,7 +52,7 @@ TINY: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Job:
-    """What is run, with the arguments of the demo's ``Runner.run``."""
+    """What is run, with the arguments of the command line's ``Runner.run``."""
 
     job: str
     assets: list[str]

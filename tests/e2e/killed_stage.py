@@ -107,22 +107,22 @@ def definitions() -> Any:
 
 
 def run(home: Path, kill: dict[str, Any] | None, job: str, assets: list[str], **options: Any) -> None:
-    """Run assets of a job as the demo does, on the instance in the state folder."""
+    """Run assets of a job as the command line does, on the instance in the state folder."""
     import dagster as dg
     from rich.console import Console
     from rich.progress import Progress
 
-    from atlas_pipeline import demo
+    from atlas_pipeline import runner
 
-    demo.prepare(home)
+    runner.prepare(home)
     watch_connections()
     if kill is not None:
         arm(**kill)
     with dg.DagsterInstance.get() as instance, Progress(console=Console(quiet=True)) as progress:
-        demo.end_dead_runs(instance)
+        runner.end_dead_runs(instance)
         if options.get("partition") and job == "adapt":
             instance.add_dynamic_partitions("adapter_steps", [options["partition"]])
-        demo.Runner(instance, definitions(), progress).run(job, job, tuple(assets), **options)
+        runner.Runner(instance, definitions(), progress).run(job, job, tuple(assets), **options)
 
 
 def describe(home: Path) -> dict[str, Any]:
@@ -244,7 +244,7 @@ WARM = """
     mlflow.store.tracking.sqlalchemy_store pandera.pandas pandera.backends.pandas.register peft pyarrow.dataset
     matplotlib.pyplot rich._emoji_codes torch.profiler upath watchdog.observers
     atlas_pipeline.adaptation.contest atlas_pipeline.adaptation.online_update atlas_pipeline.adaptation.paper
-    atlas_pipeline.adaptation.replay_file atlas_pipeline.demo atlas_pipeline.features.causality
+    atlas_pipeline.adaptation.replay_file atlas_pipeline.runner atlas_pipeline.features.causality
     atlas_pipeline.features.compute atlas_pipeline.features.coverage atlas_pipeline.market.validation
     atlas_pipeline.trading.comparison atlas_pipeline.trading.path_file atlas_pipeline.training.fit resources.lake
 """

@@ -16,7 +16,7 @@ from dagster._core.remote_origin import RemoteRepositoryOrigin
 from dagster._core.scheduler.instigation import InstigatorState, InstigatorStatus, SensorInstigatorData
 from dagster._core.workspace.load_target import WorkspaceFileTarget
 
-from atlas_pipeline.demo import prepare
+from atlas_pipeline.runner import prepare
 from resources.tracking import CHALLENGER, MODEL, Tracking
 
 PROJECT = Path(__file__).resolve().parents[2]
