@@ -17,6 +17,7 @@ import pytest
 
 if TYPE_CHECKING:
     import dagster as dg
+    import pandas as pd
 
     from resources.artifacts import Artifacts
     from resources.market import Market
@@ -167,6 +168,26 @@ class Pipeline:
     def checks(result: dg.ExecuteInProcessResult) -> dict[str, bool]:
         """Verdict of every check that ran."""
         return {check.check_name: check.passed for check in result.get_asset_check_evaluations()}
+
+
+@pytest.fixture(scope="session")
+def make_actions() -> Callable[..., pd.DataFrame]:
+    """Corporate actions from symbol, ex-date, kind and value, known six hours before a daily bar of 21:00 UTC."""
+
+    def make(*rows: tuple[str, str, str, float]) -> pd.DataFrame:
+        import pandas as pd
+
+        from atlas_pipeline.market.bars import CORPORATE_ACTIONS, empty
+        from atlas_pipeline.market.quarantine import conform
+
+        if not rows:
+            return empty(CORPORATE_ACTIONS)
+        frame = pd.DataFrame(rows, columns=["symbol", "session", "kind", "value"])
+        frame["session"] = pd.to_datetime(frame["session"])
+        frame["available_at"] = (frame["session"] + pd.Timedelta(hours=15)).dt.tz_localize("UTC")
+        return conform(frame, CORPORATE_ACTIONS)
+
+    return make
 
 
 @pytest.fixture

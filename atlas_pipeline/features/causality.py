@@ -1,8 +1,8 @@
 """An audit that tries to catch a feature function looking ahead.
 
-The future after an instant is cut off, changed or permuted; every row up to that instant must stay the same
-bit for bit. It works on any function from bars to rows with ``symbol`` and ``available_at``; it proves
-nothing about values.
+The future after an instant is cut off, changed or permuted, its corporate actions with it; every row up to that
+instant must stay the same bit for bit. It works on any function from bars, or bars and actions, to rows with
+``symbol`` and ``available_at``; it proves nothing about values.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from itertools import pairwise
 import numpy as np
 import pandas as pd
 
-FeatureFunction = Callable[[pd.DataFrame], pd.DataFrame]
+FeatureFunction = Callable[..., pd.DataFrame]
 
 VIOLATIONS = ("perturbation", "cut", "column", "rows", "symbol", "available_at")
 
@@ -65,11 +65,20 @@ class CausalityReport:
         )
 
 
-def audit_causality(function: FeatureFunction, bars: pd.DataFrame, *, cuts: int = 24, seed: int = 0) -> CausalityReport:
+def audit_causality(
+    function: FeatureFunction,
+    bars: pd.DataFrame,
+    actions: pd.DataFrame | None = None,
+    *,
+    cuts: int = 24,
+    seed: int = 0,
+) -> CausalityReport:
     """Alter the future after a number of instants and compare every earlier row, bit for bit.
 
     Each cut is tried three times: the future cut off, its prices and volumes changed (each by its own random
-    factor, some by a thousand), and its rows' values permuted. A cut compares all rows up to it, so a
+    factor, some by a thousand), and its rows' values permuted. Corporate actions after the cut are cut off, changed and
+    permuted with them, and where prices are changed every symbol is split and pays a dividend that nobody announced,
+    right after the cut. A cut compares all rows up to it, so a
     function that looks k bars ahead of every row is caught by any cut; one that does so at certain rows only,
     by cuts within k bars after them. Half of the cuts are therefore put where such rows are likely, the first
     bars of each symbol, bars with missing values, ends of months and years, the largest moves, the last bars;
@@ -78,9 +87,12 @@ def audit_causality(function: FeatureFunction, bars: pd.DataFrame, *, cuts: int 
     Parameters
     ----------
     function
-        Takes bars, returns rows with ``symbol`` and ``available_at`` and any other columns.
+        Takes bars, and actions where they are given; returns rows with ``symbol`` and ``available_at`` and any other
+        columns.
     bars
         Rows of ``BARS``, possibly with further columns; all columns of numbers are altered.
+    actions
+        Rows of ``CORPORATE_ACTIONS``, of which there may be none; None for a function that takes only bars.
     cuts
         Number of instants, at least 4.
     seed
@@ -101,7 +113,8 @@ def audit_causality(function: FeatureFunction, bars: pd.DataFrame, *, cuts: int 
         raise ValueError(f"an audit needs two instants and four cuts; got {len(instants)} and cuts={cuts}")
     random = np.random.default_rng(seed)
     chosen = _choose_cuts(bars, instants, cuts, random)
-    baseline = _Result(function(bars.copy()))
+    others = () if actions is None else (actions.copy(),)
+    baseline = _Result(function(bars.copy(), *others))
     times = bars["available_at"].to_numpy(dtype="datetime64[us]").astype("int64")
     microseconds = [int(instant) for instant in chosen.as_unit("us").asi8]
     violations: list[tuple[object, ...]] = []
@@ -116,7 +129,8 @@ def audit_causality(function: FeatureFunction, bars: pd.DataFrame, *, cuts: int 
             ("changed", _changed(bars, future, random)),
             ("permuted", _permuted(bars, future, random)),
         ):
-            found = _Result(function(altered)).until(cut)
+            others = () if actions is None else (_ALTER_ACTIONS[perturbation](actions, altered, label, random),)
+            found = _Result(function(altered, *others)).until(cut)
             for difference in expected.differences(found):
                 if (perturbation, difference[0]) not in seen:
                     seen.add((perturbation, difference[0]))
@@ -240,3 +254,46 @@ def _with_future(bars: pd.DataFrame, future: np.ndarray, alter: Callable[[np.nda
     values = numbers.to_numpy(dtype="float64", copy=True)
     values[future] = alter(values[future])
     return bars.assign(**{str(name): values[:, column] for column, name in enumerate(numbers.columns)})
+
+
+def _known_actions(
+    actions: pd.DataFrame, bars: pd.DataFrame, cut: pd.Timestamp, random: np.random.Generator
+) -> pd.DataFrame:
+    return actions[actions["available_at"] <= cut]
+
+
+def _changed_actions(
+    actions: pd.DataFrame, bars: pd.DataFrame, cut: pd.Timestamp, random: np.random.Generator
+) -> pd.DataFrame:
+    """Change the values of the future actions, and let every symbol split and pay right after the cut."""
+    future = actions["available_at"] > cut
+    changed = actions.assign(value=actions["value"].where(~future, actions["value"] * random.uniform(0.2, 5.0)))
+    instant = cut + pd.Timedelta(microseconds=1)
+    session = instant.tz_localize(None).normalize()
+    unannounced = [
+        (symbol, instant, session, kind, value, f"{session:%Y-%m}")
+        for symbol in bars["symbol"].unique()
+        for kind, value in (("split", 7.0), ("dividend", random.uniform(0.1, 10.0)))
+    ]
+    invented = pd.DataFrame(unannounced, columns=list(actions.columns)).astype(actions.dtypes.to_dict())
+    return _payable(pd.concat([changed, invented], ignore_index=True), bars, cut)
+
+
+def _permuted_actions(
+    actions: pd.DataFrame, bars: pd.DataFrame, cut: pd.Timestamp, random: np.random.Generator
+) -> pd.DataFrame:
+    future = (actions["available_at"] > cut).to_numpy()
+    values = actions["value"].to_numpy(copy=True)
+    values[future] = random.permutation(values[future])
+    return _payable(actions.assign(value=values), bars, cut)
+
+
+def _payable(actions: pd.DataFrame, bars: pd.DataFrame, cut: pd.Timestamp) -> pd.DataFrame:
+    """Keep the future dividends below what the altered prices can pay: a function may refuse impossible ones."""
+    prices = bars.loc[(bars["available_at"] > cut) & (bars["close"] > 0)].groupby("symbol")["close"].min()
+    limit = 0.1 * actions["symbol"].map(prices).astype("float64")
+    excessive = (actions["available_at"] > cut) & (actions["kind"] == "dividend") & (actions["value"] > limit)
+    return actions.assign(value=actions["value"].where(~excessive, limit))
+
+
+_ALTER_ACTIONS = {"cut off": _known_actions, "changed": _changed_actions, "permuted": _permuted_actions}

@@ -15,12 +15,23 @@ import pandas as pd
 from atlas_pipeline.config import DataSettings
 from atlas_pipeline.features import registry
 from atlas_pipeline.features.registry import FEATURES, REGISTRY
+from atlas_pipeline.market.adjustment import actions_by_bar, forward_factors
+from atlas_pipeline.market.bars import CORPORATE_ACTIONS, empty
 
 _NEEDED = ("symbol", "interval", "available_at", "month", "high", "low", "close")
 
 
-def compute_features(bars: pd.DataFrame, *, volatility_decay: float = DataSettings.volatility_decay) -> pd.DataFrame:
+def compute_features(
+    bars: pd.DataFrame,
+    actions: pd.DataFrame | None = None,
+    *,
+    volatility_decay: float = DataSettings.volatility_decay,
+) -> pd.DataFrame:
     """Compute every feature of the registry for every bar.
+
+    Row t is what the formulas give on the bars up to t, back-adjusted as of t: no split or dividend moves a price, and
+    no later one changes the row. It is computed in one pass, on prices times forward factors, which only grow at the
+    end; what is in currency is divided by the factor of its own bar.
 
     A bar whose high, low or close is missing, infinite or not positive has no features, and all of them begin
     anew after it, with their warm-up: nothing is filled or carried over.
@@ -30,45 +41,52 @@ def compute_features(bars: pd.DataFrame, *, volatility_decay: float = DataSettin
     bars
         Rows of ``BARS``, the whole history of each symbol up to the last bar wanted, in any order of symbols;
         within a symbol and interval ``available_at`` increases.
+    actions
+        Rows of ``CORPORATE_ACTIONS`` of that history; None where there are none, as of indices.
     volatility_decay
         Decay of ``volatility_ewma``.
 
     Returns
     -------
     pandas.DataFrame
-        Rows of ``FEATURES``, one a bar, sorted by its key; NaN during warm-up and where a formula is
+        Rows of ``FEATURES``, one a bar, sorted by its key; features are NaN during warm-up and where a formula is
         undefined.
 
     Raises
     ------
     ValueError
         Where a column is missing, or times of a symbol do not increase.
+    CorporateActionError
+        Where an action cannot be; see ``actions_by_bar``.
     """
     missing = [name for name in _NEEDED if name not in bars.columns]
     if missing:
         raise ValueError(f"bars lack the columns {missing}: pass rows of the table 'bars'")
     series = bars.groupby(["symbol", "interval"], sort=True).ngroup().to_numpy()
     order = np.argsort(series, kind="stable")
-    ordered = bars.iloc[order]
-    edges = np.flatnonzero(np.diff(series[order], prepend=-1, append=-1))
+    ordered, series = bars.iloc[order], series[order]
+    times = ordered["available_at"].to_numpy(dtype="datetime64[us]").astype("int64")
+    back = np.flatnonzero((np.diff(times) <= 0) & (series[1:] == series[:-1]))
+    if len(back):
+        culprit = ordered.iloc[back[0] + 1]
+        raise ValueError(
+            f"bars of {culprit['symbol']!r} ({culprit['interval']}) do not increase in time at "
+            f"{culprit['available_at']}: sort them and remove duplicates"
+        )
+    split, dividend = actions_by_bar(ordered, empty(CORPORATE_ACTIONS) if actions is None else actions)
     values = np.full((len(REGISTRY), len(ordered)), np.nan)
     prices = ordered[["high", "low", "close"]].to_numpy(dtype="float64")
-    times = ordered["available_at"].to_numpy(dtype="datetime64[us]").astype("int64")
-    for begin, end in pairwise(edges):
-        back = np.flatnonzero(np.diff(times[begin:end]) <= 0)
-        if len(back):
-            culprit = ordered.iloc[begin + back[0] + 1]
-            raise ValueError(
-                f"bars of {culprit['symbol']!r} ({culprit['interval']}) do not increase in time at "
-                f"{culprit['available_at']}: sort them and remove duplicates"
-            )
+    for begin, end in pairwise(np.flatnonzero(np.diff(series, prepend=-1, append=-1))):
         for first, last in _complete_runs(prices[begin:end]):
             run = slice(begin + first, begin + last)
-            high, low, close = (np.ascontiguousarray(column) for column in prices[run].T)
-            for number, column in enumerate(_features_of_run(high, low, close, volatility_decay)):
-                values[number, run] = column
+            factor = forward_factors(prices[run, 2], split[run], dividend[run])
+            high, low, close = (column * factor for column in prices[run].T)
+            columns = _features_of_run(high, low, close, volatility_decay)
+            for number, (feature, column) in enumerate(zip(REGISTRY.values(), columns, strict=True)):
+                values[number, run] = column / factor if feature.in_currency else column
     keys = ordered[["symbol", "interval", "available_at", "month"]].reset_index(drop=True)
-    return pd.concat([keys, pd.DataFrame(values.T, columns=list(REGISTRY))], axis=1)[list(FEATURES.names)]
+    computed = pd.DataFrame(values.T, columns=list(REGISTRY)).assign(split=split, dividend=dividend)
+    return pd.concat([keys, computed], axis=1)[list(FEATURES.names)]
 
 
 def _complete_runs(prices: np.ndarray) -> list[tuple[int, int]]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from atlas_pipeline.config import DataSettings
 from atlas_pipeline.features.microstructure import MICROSTRUCTURE_FEATURES
 from atlas_pipeline.features.options import OPTION_FEATURES, UNDERLYING_OPTION_FEATURES
+from atlas_pipeline.market.adjustment import DIVIDEND, SPLIT
 from atlas_pipeline.market.bars import AVAILABLE_AT, INTERVAL, MONTH, SYMBOL
 from atlas_pipeline.market.table import Column, Table
 
@@ -44,7 +45,7 @@ class Feature:
     inputs
         Columns of bars, or features, that it is made from.
     unit
-        Its unit.
+        Its unit; one in ``CURRENCY`` is a price, or a difference of prices, as traded at its bar.
     source
         Where the formula comes from.
     warmup
@@ -64,6 +65,11 @@ class Feature:
     parameters: Mapping[str, float] = field(default_factory=dict)
     minimum: float | None = None
 
+    @property
+    def in_currency(self) -> bool:
+        """Whether it is multiplied with the prices, so that it is given on the scale of its own bar."""
+        return self.unit == CURRENCY
+
     def column(self) -> Column:
         """Declare the column of the table; null during warm-up."""
         return Column(self.name, "float64", self.formula, self.unit, nullable=True, minimum=self.minimum)
@@ -72,6 +78,7 @@ class Feature:
 _WILDER = "Wilder, New Concepts in Technical Trading Systems, 1978"
 _RISKMETRICS = "RiskMetrics Technical Document, 4th ed., 1996, eq. 5.3"
 _OHLC = ("high", "low", "close")
+CURRENCY = "currency"
 
 RSI_PERIOD = 14
 MACD_FAST, MACD_SLOW, MACD_SIGNAL = 12, 26, 9
@@ -84,7 +91,7 @@ VOLATILITY_SEED = 20
 FAST_DECAY = 0.8
 
 ATLAS8: tuple[Feature, ...] = (
-    Feature("Close", "Close of the bar", ("close",), "currency", "the bar", 0),
+    Feature("Close", "Close of the bar", ("close",), CURRENCY, "the bar", 0),
     Feature(
         "RSI",
         "100 · gain / (gain + loss), Wilder's averages of rises and falls; 50 where nothing moved",
@@ -99,7 +106,7 @@ ATLAS8: tuple[Feature, ...] = (
         "MACD",
         "The line: EMA(C, fast) − EMA(C, slow), both seeded with means that end at bar slow − 1",
         ("close",),
-        "currency",
+        CURRENCY,
         "Appel, Technical Analysis, 2005, ch. 8; equal to the first output of TA-Lib MACD",
         MACD_SLOW + MACD_SIGNAL - 2,
         {"fast": MACD_FAST, "slow": MACD_SLOW, "signal": MACD_SIGNAL},
@@ -117,7 +124,7 @@ ATLAS8: tuple[Feature, ...] = (
         "ATR",
         "Wilder's average of the true range, without bar 0, which has no previous close",
         _OHLC,
-        "currency",
+        CURRENCY,
         f"{_WILDER}, sec. III; equal to TA-Lib ATR",
         ATR_PERIOD,
         {"period": ATR_PERIOD},
@@ -146,7 +153,7 @@ ATLAS8: tuple[Feature, ...] = (
         "Momentum",
         "C[t] − C[t−period]",
         ("close",),
-        "currency",
+        CURRENCY,
         "the documents of origin; equal to TA-Lib MOM",
         MOMENTUM_PERIOD,
         {"period": MOMENTUM_PERIOD},
@@ -239,8 +246,17 @@ REGISTRY: dict[str, Feature] = {feature.name: feature for feature in (*ATLAS8, V
 
 FEATURES = Table(
     name="features",
-    description="The feature matrix: the classic eight, the trailing volatility, what models read",
-    columns=(SYMBOL, INTERVAL, AVAILABLE_AT, MONTH, *(feature.column() for feature in REGISTRY.values())),
+    description="The feature matrix: the classic eight, the trailing volatility, what models read; and what corporate "
+    "actions brought at each bar, from which returns are made and accounts are booked",
+    columns=(
+        SYMBOL,
+        INTERVAL,
+        AVAILABLE_AT,
+        MONTH,
+        *(feature.column() for feature in REGISTRY.values()),
+        SPLIT,
+        DIVIDEND,
+    ),
     key=("symbol", "interval", "available_at"),
     partition_by="month",
     time="available_at",

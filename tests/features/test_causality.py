@@ -6,6 +6,7 @@ import pytest
 
 from atlas_pipeline.features.causality import audit_causality
 from atlas_pipeline.features.compute import compute_features
+from atlas_pipeline.market.adjustment import as_of
 
 KEYS = ["symbol", "available_at"]
 
@@ -158,3 +159,39 @@ def test_too_little_to_audit_is_an_error(bars):
         audit_causality(compute_features, bars[:1])
     with pytest.raises(ValueError, match="cuts=2"):
         audit_causality(compute_features, bars, cuts=2)
+
+
+def test_our_features_pass_with_corporate_actions(bars, make_actions):
+    actions = make_actions(
+        ("AAA", "2015-03-02", "dividend", 0.7),
+        ("AAA", "2015-06-01", "split", 2.0),
+        ("BBB", "2015-06-01", "dividend", 0.4),
+        ("BBB", "2015-12-01", "split", 0.25),
+    )
+    report = audit_causality(compute_features, bars, actions)
+    assert report.passed, report.summary()
+    assert audit_causality(compute_features, bars, actions[:0]).passed
+
+
+def later(frame: pd.DataFrame, actions: pd.DataFrame) -> np.ndarray:
+    return frame["available_at"].to_numpy()[:, None] < actions["available_at"].to_numpy()
+
+
+ACTION_LEAKS = {
+    "adjusted by every action known today": lambda frame, actions: compute_features(
+        as_of(frame, actions, frame["available_at"].max().to_pydatetime())
+    ),
+    "number of later actions": lambda frame, actions: frame[KEYS].assign(MACD=later(frame, actions).sum(axis=1)),
+    "sum of later actions": lambda frame, actions: frame[KEYS].assign(
+        MACD=later(frame, actions) @ actions["value"].to_numpy()
+    ),
+}
+
+
+@pytest.mark.parametrize("leak", ACTION_LEAKS.values(), ids=ACTION_LEAKS.keys())
+@pytest.mark.parametrize("paid", [True, False], ids=["with actions", "before the first action ever"])
+def test_a_function_that_knows_later_actions_is_caught(bars, make_actions, leak, paid):
+    drawn = [("AAA", "2015-06-01", "dividend", 0.7), ("BBB", "2015-12-01", "split", 0.25)]
+    report = audit_causality(leak, bars, make_actions(*(drawn if paid else [])))
+    assert not report.passed
+    assert "MACD" in set(report.violations["column"])
