@@ -80,10 +80,20 @@ def _quoted(text: str | Path) -> str:
 
 @dataclass(frozen=True)
 class Catalog:
-    """A lake's folder: ``catalog.sqlite``, ``data/`` and ``write.lock``; ``lock_timeout`` is in seconds."""
+    """A lake's folder: ``catalog.sqlite``, ``data/``, ``staging/``, ``write.lock``; ``lock_timeout`` is in seconds."""
 
     folder: Path
     lock_timeout: float
+
+    @property
+    def data(self) -> Path:
+        """Folder of the files that snapshots name."""
+        return self.folder / "data"
+
+    @property
+    def staging(self) -> Path:
+        """Folder of the files that writers have not committed; on the file system of ``data``."""
+        return self.folder / "staging"
 
     @contextmanager
     def write_lock(self) -> Iterator[None]:
@@ -136,7 +146,7 @@ class Catalog:
         alias = f"lake_{next(_aliases)}"
         # The catalog notes its data path; overriding it lets the home folder be moved.
         options = (
-            f"DATA_PATH {_quoted(f'{self.folder}/data/')}, OVERRIDE_DATA_PATH true, META_JOURNAL_MODE 'WAL', "
+            f"DATA_PATH {_quoted(f'{self.data}/')}, OVERRIDE_DATA_PATH true, META_JOURNAL_MODE 'WAL', "
             f"META_BUSY_TIMEOUT {BUSY_TIMEOUT_MS}, DATA_INLINING_ROW_LIMIT {INLINED_ROWS}"
         )
         statement = f"ATTACH {_quoted(f'ducklake:sqlite:{catalog}')} AS {alias} ({options})"

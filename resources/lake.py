@@ -1,14 +1,14 @@
-"""One open connection to the lake: the reads of ``reading``, and writes of several tables as one snapshot.
+"""One open connection to the lake: the reads of ``reading``, and transactions that become one snapshot.
 
-A write is collected, validated, and then made in one go under the write lock, so that the lock is held for no
-computation. Where the lake lies and how it is attached is ``ducklake``'s.
+What a ``transaction`` has collected and validated is made in one go under the write lock, so that the lock is held
+for no computation. Where the lake lies and how it is attached is ``ducklake``'s.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -19,24 +19,12 @@ import pyarrow
 from atlas_pipeline.market.table import Table
 from resources.ducklake import Catalog, retry_when_locked
 from resources.reading import LakeReader, among
-from resources.rows import column_definitions, conform, content_version, quoted
+from resources.rows import column_definitions, quoted
+from resources.staging import StagedFile, Staging, discard_left_behind, place
+from resources.transaction import Commit, Replacement, Transaction
 
 # A file that no snapshot names any more is deleted only after this time, for readers that began before.
 READER_GRACE = timedelta(hours=1)
-
-
-@dataclass(frozen=True)
-class Commit:
-    """What a transaction left behind.
-
-    ``snapshot`` is the lake's last snapshot, not a new one where nothing had to change. ``rows`` counts, by
-    table, the rows that the replaced partitions hold and those that appends inserted. ``data_versions`` are
-    the content versions of the replaced partitions, by table and partition.
-    """
-
-    snapshot: int
-    rows: dict[str, int]
-    data_versions: dict[str, dict[str, str]]
 
 
 @dataclass(frozen=True)
@@ -47,49 +35,6 @@ class Compaction:
     files_merged: int
     snapshots_expired: int
     files_deleted: int
-
-
-@dataclass
-class Transaction:
-    """Writes that are to become one snapshot; ``commit`` is there once the ``with`` block has ended."""
-
-    replacements: dict[Table, dict[str, pd.DataFrame]] = field(default_factory=dict)
-    appends: dict[Table, list[pd.DataFrame]] = field(default_factory=dict)
-    commit: Commit | None = None
-
-    def replace(self, table: Table, frames: Mapping[str, pd.DataFrame]) -> None:
-        """Let the named partitions hold exactly these rows; an empty frame empties its partition.
-
-        Raises
-        ------
-        InvalidRowsError
-            Where rows do not conform to the table's declaration.
-        ValueError
-            Where the table has no partitions, or rows lie in another partition than the one named.
-        """
-        if table.partition_by is None:
-            raise ValueError(
-                f"table {table.name!r} has no partition_by, so nothing of it can be replaced: append to it"
-            )
-        for partition, frame in frames.items():
-            conforming = conform(table, frame)
-            strangers = set(conforming[table.partition_by].astype(str)) - {partition}
-            if strangers:
-                raise ValueError(
-                    f"table {table.name!r}: rows of {table.partition_by} {sorted(strangers)} were given for "
-                    f"partition {partition!r}: split the frame by {table.partition_by}"
-                )
-            self.replacements.setdefault(table, {})[partition] = conforming
-
-    def append(self, table: Table, frame: pd.DataFrame) -> None:
-        """Add the rows whose key is not in the table yet; the others are left as they are stored.
-
-        Raises
-        ------
-        InvalidRowsError
-            Where rows do not conform to the table's declaration.
-        """
-        self.appends.setdefault(table, []).append(conform(table, frame))
 
 
 class Lake(LakeReader):
@@ -104,12 +49,13 @@ class Lake(LakeReader):
     @contextmanager
     def transaction(self) -> Iterator[Transaction]:
         """Collect writes and commit them as one snapshot when the block ends, none after an exception."""
-        transaction = Transaction()
-        yield transaction
-        with self._catalog.write_lock():
-            transaction.commit = retry_when_locked(lambda: self._write(transaction))
+        with Staging(self._catalog.staging) as staging:
+            transaction = Transaction(staging)
+            yield transaction
+            with self._catalog.write_lock():
+                transaction.commit = retry_when_locked(lambda: self._write(transaction))
 
-    def replace(self, table: Table, frames: Mapping[str, pd.DataFrame]) -> Commit:
+    def replace(self, table: Table, frames: Mapping[str, pd.DataFrame] | Iterable[tuple[str, pd.DataFrame]]) -> Commit:
         """Replace partitions of one table in one transaction; see ``Transaction.replace``."""
         with self.transaction() as transaction:
             transaction.replace(table, frames)
@@ -150,7 +96,10 @@ class Lake(LakeReader):
         grace = f"older_than => TIMESTAMPTZ '{(now - READER_GRACE).isoformat()}'"
         deleted = self._rows(f"CALL ducklake_cleanup_old_files({lake}, {grace})")
         deleted += self._rows(f"CALL ducklake_delete_orphaned_files({lake}, {grace})")
-        return Compaction(sum(rows for (rows,) in flushed), sum(n for (n,) in merged), len(expired), len(deleted))
+        left_behind = discard_left_behind(self._catalog.staging)
+        return Compaction(
+            sum(rows for (rows,) in flushed), sum(n for (n,) in merged), len(expired), len(deleted) + left_behind
+        )
 
     def _write(self, transaction: Transaction) -> Commit:
         counts: dict[str, int] = {}
@@ -162,11 +111,11 @@ class Lake(LakeReader):
             before = self._last_snapshot()
             if before == self._newest_snapshot:
                 newest = self._newest
-            for table, frames in transaction.replacements.items():
-                counts[table.name] = sum(map(len, frames.values()))
-                versions[table.name] = {name: content_version(table, frame) for name, frame in frames.items()}
+            for table, replaced in transaction.replacements.items():
+                counts[table.name] = sum(own.rows for own in replaced.values())
+                versions[table.name] = {name: own.version for name, own in replaced.items()}
                 newest.pop(table, None)
-                changed |= self._replace(table, frames, versions[table.name])
+                changed |= self._replace(table, replaced)
             for table, appended in transaction.appends.items():
                 for frame in appended:
                     inserted = self._append(table, frame, newest)
@@ -185,18 +134,28 @@ class Lake(LakeReader):
         self._newest, self._newest_snapshot = newest, snapshot
         return Commit(snapshot, counts, versions)
 
-    def _replace(self, table: Table, frames: Mapping[str, pd.DataFrame], versions: Mapping[str, str]) -> bool:
+    def _replace(self, table: Table, replaced: Mapping[str, Replacement]) -> bool:
         assert table.partition_by is not None
-        stored = self._data_versions(table, list(frames), None)
-        stale = [name for name in frames if versions[name] != stored[name]]
+        files = self._files(table, list(replaced), None)
+        stored = {name: sum(rows for _, rows in own) for name, own in files.items()}
+        as_many = [name for name, own in replaced.items() if own.rows == stored.get(name, 0)]
+        versions = self._versions_of_files(table, {name: files.get(name, []) for name in as_many}, None)
+        stale = [name for name, own in replaced.items() if own.version != versions.get(name)]
         if not stale:
             return False
         self._create(table)
-        condition, values = among(table, table.partition_by, stale)
-        self._connection.execute(f"DELETE FROM {self._name(table)} WHERE {condition}", values)
-        rows = pd.concat([frames[name] for name in stale], ignore_index=True)
-        if len(rows):
-            self._insert(table, rows)
+        occupied = [name for name in stale if name in stored]
+        if occupied:
+            condition, values = among(table, table.partition_by, occupied)
+            self._connection.execute(f"DELETE FROM {self._name(table)} WHERE {condition}", values)
+        contents = [replaced[name].content for name in stale if replaced[name].rows]
+        held = [content for content in contents if isinstance(content, pyarrow.Table)]
+        if held:
+            self._insert(table, pyarrow.concat_tables(held))
+        staged = [content for content in contents if isinstance(content, StagedFile)]
+        if staged:
+            paths = [str(path) for path in place(staged, self._catalog.data)]
+            self._connection.execute(f"CALL ducklake_add_data_files('{self._alias}', '{table.name}', ?)", [paths])
         return True
 
     def _append(self, table: Table, frame: pd.DataFrame, newest: dict[Table, pd.Timestamp | None]) -> int:
@@ -204,8 +163,9 @@ class Lake(LakeReader):
             return 0
         if table not in newest:
             self._create(table)
+        rows = pyarrow.Table.from_pandas(frame, preserve_index=False)
         if table.time is None or table.time not in table.key:
-            return self._insert(table, frame, self._new_keys(table, ""))
+            return self._insert(table, rows, self._new_keys(table, ""))
         if table not in newest:
             latest = self._value(f"SELECT max({quoted(table.time)}) FROM {self._name(table)}")
             newest[table] = None if latest is None else pd.Timestamp(latest)
@@ -214,18 +174,18 @@ class Lake(LakeReader):
         newest[table] = last if latest is None else max(latest, last)
         if latest is None or first > latest:
             # The time is part of the key: rows later than every stored one have keys no stored one has.
-            return self._insert(table, frame)
-        return self._insert(table, frame, self._new_keys(table, f" WHERE {quoted(table.time)} >= ?"), [first])
+            return self._insert(table, rows)
+        return self._insert(table, rows, self._new_keys(table, f" WHERE {quoted(table.time)} >= ?"), [first])
 
     def _new_keys(self, table: Table, filtered: str) -> str:
         # An anti-join, because what MERGE inserts is never inlined: thrice the time for a bar, and growing.
         key = ", ".join(map(quoted, table.key))
         return f" ANTI JOIN (SELECT {key} FROM {self._name(table)}{filtered}) AS stored USING ({key})"
 
-    def _insert(self, table: Table, frame: pd.DataFrame, filtered: str = "", values: Sequence[Any] = ()) -> int:
+    def _insert(self, table: Table, rows: pyarrow.Table, filtered: str = "", values: Sequence[Any] = ()) -> int:
         names = ", ".join(map(quoted, table.names))
         key = ", ".join(map(quoted, table.key))
-        self._connection.register("incoming", pyarrow.Table.from_pandas(frame, preserve_index=False))
+        self._connection.register("incoming", rows)
         try:
             return int(
                 self._value(

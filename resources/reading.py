@@ -6,17 +6,31 @@ Nothing is written here; that is ``lake``.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 import duckdb
 import pandas as pd
+import pyarrow
 
 from atlas_pipeline.market.table import Column, Table
 from resources.ducklake import Catalog, retry_when_locked
-from resources.rows import SQL_TYPE, content_version, empty, fetch, instant, quoted, selection
+from resources.rows import (
+    SQL_TYPE,
+    content_version,
+    empty,
+    framed,
+    in_key_order,
+    instant,
+    quoted,
+    selection,
+    version_of_nothing,
+)
+from resources.staging import version_in_name
 
+# Where all partitions are gone through, so many rows are in memory at a time: some hundred megabytes.
+ROWS_AT_ONCE = 1_000_000
 # What DuckLake calls the changes of a snapshot that touch rows.
 _ROW_CHANGES = ("tables_inserted_into", "tables_deleted_from", "inlined_insert", "inlined_delete")
 
@@ -85,7 +99,12 @@ class LakeReader:
         """
         chosen = _chosen(table, columns)
         conditions, values = _conditions(table, partitions, start, end, before, where)
-        return retry_when_locked(lambda: self._select(table, chosen, conditions, values, snapshot))
+        # A partition's file is in the key's order already, most often: to see that is cheaper than to sort.
+        apart = partitions is not None and len(partitions) == 1 and set(table.key) <= {one.name for one in chosen}
+        rows = retry_when_locked(lambda: self._select(table, chosen, conditions, values, snapshot, sort=not apart))
+        if rows is None:
+            return empty(chosen)
+        return framed(in_key_order(table, rows) if apart else rows, chosen)
 
     def snapshot(self) -> int:
         """Return the number of the last snapshot of the whole lake."""
@@ -93,18 +112,49 @@ class LakeReader:
 
     def data_version(self, table: Table, partition: str | None = None, snapshot: int | None = None) -> str:
         """Return the content version of a table's rows, or of one partition's."""
-        partitions = None if partition is None else [partition]
-        return content_version(table, self.read(table, partitions=partitions, snapshot=snapshot))
+        if partition is not None:
+            return self.data_versions(table, [partition], snapshot)[partition]
+        return content_version(table, self.read(table, snapshot=snapshot))
 
     def data_versions(self, table: Table, partitions: Sequence[str], snapshot: int | None = None) -> dict[str, str]:
-        """Return the content versions of several partitions, read at once."""
-        return retry_when_locked(lambda: self._data_versions(table, partitions, snapshot))
+        """Return the content versions of several partitions."""
 
-    def _data_versions(self, table: Table, partitions: Sequence[str], snapshot: int | None) -> dict[str, str]:
+        def versions() -> dict[str, str]:
+            files = self._files(table, partitions, snapshot)
+            return self._versions_of_files(table, {name: files.get(name, []) for name in partitions}, snapshot)
+
+        return retry_when_locked(versions)
+
+    def _files(self, table: Table, partitions: Sequence[str], snapshot: int | None) -> dict[str, list[tuple[str, int]]]:
+        """By partition that has any rows, the files they are in (a catalog's table where inlined) and their numbers."""
+        if not self._exists(table, snapshot):
+            return {}
         conditions, values = _conditions(table, partitions, None, None, None, None)
-        rows = self._select(table, list(table.columns), conditions, values, snapshot)
-        parts = {str(name): part for name, part in rows.groupby(table.partition_by, sort=False)}
-        return {name: content_version(table, parts.get(name, rows.iloc[:0])) for name in partitions}
+        selected = f"SELECT {quoted(str(table.partition_by))}, filename, count(*) FROM {self._name(table)}"
+        files: dict[str, list[tuple[str, int]]] = {}
+        for name, file, rows in self._rows(
+            f"{selected}{_version(snapshot)} WHERE {conditions[0]} GROUP BY ALL", values
+        ):
+            files.setdefault(str(name), []).append((file, rows))
+        return files
+
+    def _versions_of_files(
+        self, table: Table, files: Mapping[str, list[tuple[str, int]]], snapshot: int | None
+    ) -> dict[str, str]:
+        """Read content versions off the names of the files, or off their rows where the names do not tell."""
+        versions = {name: version_of_nothing(table) for name, own in files.items() if not own}
+        versions |= {
+            name: told
+            for name, own in files.items()
+            if len(own) == 1 and (told := version_in_name(*own[0])) is not None
+        }
+        untold = {name: sum(rows for _, rows in own) for name, own in files.items() if name not in versions}
+        for batch in _batches(untold):
+            conditions, values = _conditions(table, batch, None, None, None, None)
+            rows = self._select(table, list(table.columns), conditions, values, snapshot, sort=False)
+            parts = framed(rows, list(table.columns)).groupby(table.partition_by, sort=False)
+            versions |= {str(name): content_version(table, part) for name, part in parts}
+        return versions
 
     def partitions(self, table: Table, snapshot: int | None = None) -> dict[str, int]:
         """Return the number of rows of each partition that has any, sorted by partition."""
@@ -145,7 +195,7 @@ class LakeReader:
         key = ", ".join(map(quoted, table.key))
         source = f"SELECT {key}, count(*) AS rows FROM {self._name(table)} GROUP BY ALL"
         statement = f"{source} HAVING count(*) > 1 ORDER BY {key}"
-        return retry_when_locked(lambda: fetch(self._connection.execute(statement), columns))
+        return retry_when_locked(lambda: framed(self._connection.execute(statement).to_arrow_table(), columns))
 
     def _select(
         self,
@@ -154,14 +204,14 @@ class LakeReader:
         conditions: list[str],
         values: list[Any],
         snapshot: int | None,
-    ) -> pd.DataFrame:
+        sort: bool,
+    ) -> pyarrow.Table | None:
         if not self._exists(table, snapshot):
-            return empty(columns)
+            return None
         filtered = f" WHERE {' AND '.join(conditions)}" if conditions else ""
-        source = self._name(table) + _version(snapshot)
-        ordered = ", ".join(map(quoted, table.key))
-        statement = f"SELECT {selection(columns)} FROM {source}{filtered} ORDER BY {ordered}"
-        return fetch(self._connection.execute(statement, values), columns)
+        ordered = f" ORDER BY {', '.join(map(quoted, table.key))}" if sort else ""
+        statement = f"SELECT {selection(columns)} FROM {self._name(table)}{_version(snapshot)}{filtered}{ordered}"
+        return self._connection.execute(statement, values).to_arrow_table()
 
     def _last_snapshot(self) -> int:
         return int(self._value(f"SELECT id FROM ducklake_current_snapshot('{self._alias}')"))
@@ -197,6 +247,18 @@ class LakeReader:
 
     def _value(self, statement: str, values: Sequence[Any] = ()) -> Any:
         return self._rows(statement, values)[0][0]
+
+
+def _batches(rows: Mapping[str, int]) -> Iterator[list[str]]:
+    """Partitions to read together: each batch has about ``ROWS_AT_ONCE`` rows at most, or is one partition."""
+    batch: list[str] = []
+    for name, own in rows.items():
+        if batch and sum(rows[other] for other in batch) + own > ROWS_AT_ONCE:
+            yield batch
+            batch = []
+        batch.append(name)
+    if batch:
+        yield batch
 
 
 def _version(snapshot: int | None) -> str:

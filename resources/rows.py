@@ -1,4 +1,4 @@
-"""A declared table's rows between pandas and DuckDB: SQL types, conformity, content version.
+"""A declared table's rows between pandas, Arrow and DuckDB: types, conformity, order by the key, content version.
 
 Nothing here opens a catalog.
 """
@@ -11,9 +11,10 @@ from datetime import datetime
 from functools import cache
 from typing import TYPE_CHECKING
 
-import duckdb
 import numpy as np
 import pandas as pd
+import pyarrow
+import pyarrow.compute
 
 from atlas_pipeline.market.table import PANDAS_DTYPE, Column, Dtype, Table
 
@@ -29,6 +30,18 @@ SQL_TYPE: dict[Dtype, str] = {
     "bool": "BOOLEAN",
     "timestamp": "TIMESTAMP WITH TIME ZONE",
     "date": "DATE",
+}
+
+
+ARROW_TYPE: dict[Dtype, pyarrow.DataType] = {
+    "string": pyarrow.large_string(),
+    "float64": pyarrow.float64(),
+    "float32": pyarrow.float32(),
+    "int64": pyarrow.int64(),
+    "int32": pyarrow.int32(),
+    "bool": pyarrow.bool_(),
+    "timestamp": pyarrow.timestamp("us", "UTC"),
+    "date": pyarrow.date32(),
 }
 
 
@@ -56,9 +69,9 @@ def selection(columns: list[Column]) -> str:
     )
 
 
-def fetch(result: duckdb.DuckDBPyConnection, columns: list[Column]) -> pd.DataFrame:
+def framed(rows: pyarrow.Table, columns: list[Column]) -> pd.DataFrame:
     """Return a query's rows with the declared pandas dtypes."""
-    return result.to_arrow_table().to_pandas().astype({column.name: PANDAS_DTYPE[column.dtype] for column in columns})
+    return rows.to_pandas().astype({column.name: PANDAS_DTYPE[column.dtype] for column in columns})
 
 
 def empty(columns: list[Column]) -> pd.DataFrame:
@@ -111,7 +124,41 @@ def _plainly_conforms(table: Table, frame: pd.DataFrame) -> bool:
             return False
         if column.minimum is not None and not (values.dropna() >= column.minimum).all():
             return False
-    return not frame.duplicated(list(table.key)).any()
+    return _ascending([pyarrow.array(frame[name]) for name in table.key]) or not frame.duplicated(list(table.key)).any()
+
+
+def key_ordered(table: Table, frame: pd.DataFrame) -> pyarrow.Table:
+    """Return the rows of ``frame``, which has the declared columns and dtypes, as stored and in the key's order."""
+    rows = pyarrow.Table.from_pandas(frame, preserve_index=False)
+    if frame.empty or any(rows.schema.field(column.name).type != ARROW_TYPE[column.dtype] for column in table.columns):
+        rows = pyarrow.table(
+            {column.name: rows[column.name].cast(ARROW_TYPE[column.dtype], safe=False) for column in table.columns}
+        )
+    return in_key_order(table, rows.combine_chunks())
+
+
+def in_key_order(table: Table, rows: pyarrow.Table) -> pyarrow.Table:
+    """Return rows in the order of the key: text by code points, nulls last."""
+    if _ascending([rows[name] for name in table.key]):
+        return rows
+    order = pyarrow.compute.sort_indices(rows, sort_keys=[(name, "ascending") for name in table.key])
+    return rows.take(order)
+
+
+def _ascending(keys: list[pyarrow.Array | pyarrow.ChunkedArray]) -> bool:
+    """Whether each row's key is greater than the one before, so that no two are equal either."""
+    if len(keys[0]) < 2:
+        return True
+    undecided = np.ones(len(keys[0]) - 1, dtype=bool)
+    for key in keys:
+        values = key.combine_chunks() if isinstance(key, pyarrow.ChunkedArray) else key
+        before, after = values.slice(0, len(values) - 1), values.slice(1)
+        greater = pyarrow.compute.greater(after, before).fill_null(False).to_numpy(zero_copy_only=False)
+        equal = pyarrow.compute.equal(after, before).fill_null(False).to_numpy(zero_copy_only=False)
+        if (undecided & ~greater & ~equal).any():
+            return False
+        undecided &= equal
+    return not undecided.any()
 
 
 def content_version(table: Table, frame: pd.DataFrame) -> str:
@@ -119,33 +166,33 @@ def content_version(table: Table, frame: pd.DataFrame) -> str:
 
     ``frame`` has the declared columns and dtypes. Equal are: every NaN and null of a column, 0.0 and -0.0.
     """
-    return (
-        _version_of_nothing(table) if frame.empty else _digest(table, frame.sort_values(list(table.key), kind="stable"))
-    )
+    return version_of(table, key_ordered(table, frame))
 
 
-@cache
-def _version_of_nothing(table: Table) -> str:
-    # A backfill empties some hundred partitions of quarantine and of corporate actions.
-    return _digest(table, empty(list(table.columns)))
-
-
-def _digest(table: Table, frame: pd.DataFrame) -> str:
+def version_of(table: Table, rows: pyarrow.Table) -> str:
+    """Return the content version of rows that are in the key's order; see ``content_version``."""
     digest = hashlib.sha256(repr([(column.name, column.dtype) for column in table.columns]).encode())
     for column in table.columns:
-        for part in _canonical(frame[column.name], column.dtype):
+        for part in _canonical(rows[column.name].combine_chunks(), column.dtype):
             digest.update(part)
     return digest.hexdigest()[:16]
 
 
-def _canonical(values: pd.Series, dtype: Dtype) -> tuple[bytes, ...]:
+@cache
+def version_of_nothing(table: Table) -> str:
+    """Return the content version of a partition without rows: a backfill empties some hundred of them."""
+    return content_version(table, empty(list(table.columns)))
+
+
+def _canonical(values: pyarrow.Array, dtype: Dtype) -> tuple[bytes, ...]:
     if dtype == "string":
         # Numbered in order of appearance, which is the order of the key; nulls are -1.
-        codes, texts = pd.factorize(values)
-        return json.dumps(texts.tolist()).encode(), codes.astype("<i8").tobytes()
+        encoded = values.dictionary_encode()
+        codes = encoded.indices.fill_null(-1).to_numpy()
+        return json.dumps(encoded.dictionary.to_pylist()).encode(), codes.astype("<i8").tobytes()
+    numbers = values.to_numpy(zero_copy_only=False)
     if dtype in ("timestamp", "date"):
-        return (values.astype("int64").to_numpy(dtype="<i8").tobytes(),)
-    numbers = values.to_numpy()
+        return (numbers.astype("<M8[us]").tobytes(),)
     if numbers.dtype.kind == "f":
         numbers = np.where(np.isnan(numbers), numbers.dtype.type(np.nan), numbers + 0)
     return (numbers.astype(numbers.dtype.newbyteorder("<")).tobytes(),)

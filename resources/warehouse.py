@@ -16,7 +16,8 @@ from atlas_pipeline.market.table import Table
 if TYPE_CHECKING:
     import pandas as pd
 
-    from resources.lake import Commit, Compaction, Lake, Transaction
+    from resources.lake import Compaction, Lake
+    from resources.transaction import Commit, Transaction
 
 
 class Warehouse(dg.ConfigurableResource):
@@ -81,7 +82,7 @@ class Warehouse(dg.ConfigurableResource):
         with self.session() as lake, lake.transaction() as transaction:
             yield transaction
 
-    def replace(self, table: Table, frames: Mapping[str, pd.DataFrame]) -> Commit:
+    def replace(self, table: Table, frames: Mapping[str, pd.DataFrame] | Iterable[tuple[str, pd.DataFrame]]) -> Commit:
         """Replace the named partitions in one transaction; see ``Transaction.replace``."""
         with self.session() as lake:
             return lake.replace(table, frames)
