@@ -49,8 +49,8 @@ def bars_universe(warehouse: Warehouse, market: Market) -> dg.AssetCheckResult:
     What is built on the bars takes all of them. A symbol that is traded no longer keeps its entry, with the day it was
     delisted; a universe without it would be one of survivors.
     """
-    known = {instrument.symbol for instrument in market.universe.instruments}
-    strangers = sorted(set(counted(warehouse)["symbol"]) - known)
+    known = market.universe.symbols
+    strangers = sorted(set(counted(warehouse)["symbol"]) - set(known))
     return dg.AssetCheckResult(
         passed=not strangers,
         description=None

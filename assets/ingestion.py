@@ -179,7 +179,7 @@ def _fetch(
 def _require_months(raw: pd.DataFrame, months: list[str], market: Market, now: datetime) -> None:
     absent = sorted(set(months) - set(raw["month"].unique()))
     if absent:
-        symbols = [instrument.symbol for instrument in market.universe.instruments]
+        symbols = market.universe.symbols
         named = ", ".join(symbols[:5]) + (f" and {len(symbols) - 5} more" if len(symbols) > 5 else "")
         raise dg.Failure(
             f"no bar of {named} from the {market.source} source in {', '.join(absent)} "

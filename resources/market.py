@@ -76,14 +76,9 @@ class Market(dg.ConfigurableResource):
         return Universe.parse(self.symbols)
 
     @cached_property
-    def tickers(self) -> tuple[str, ...]:
-        """The source's names of the instruments."""
-        return tuple(dict.fromkeys(instrument.ticker for instrument in self.universe.instruments))
-
-    @cached_property
     def feed(self) -> MarketSource:
         """The source, opened."""
-        return open_source(self.source, self.tickers, self.interval, self.calendar, self.options)
+        return open_source(self.source, self.universe.tickers, self.interval, self.calendar, self.options)
 
     @cached_property
     def symbols_by_calendar(self) -> dict[str, list[str]]:
@@ -173,20 +168,26 @@ class Market(dg.ConfigurableResource):
 
     def fetch(self, source: ResumableSource | MarketSource, start: datetime, end: datetime) -> Iterator[Fetched]:
         """Answers about the instruments listed in [start, end): only what could be known by now."""
-        known = max(start, min(end, self.now() + timedelta(microseconds=1)))
+        known = self._known(start, end)
         # A source that answers with more than it was asked for must not bring the future in.
         for answer in self.universe.fetch(source, start, known, self.calendar):
             yield replace(answer, bars=within(answer.bars, start, known), actions=within(answer.actions, start, known))
 
     def quotes(self, start: datetime, end: datetime) -> pd.DataFrame:
         """Return the source's quotes of the instruments listed in [start, end), none after now."""
-        known = max(start, min(end, self.now() + timedelta(microseconds=1)))
-        return within(self.feed.quotes(self.tickers, start, known), start, known)
+        known = self._known(start, end)
+        rows = within(self.feed.quotes(self.universe.tickers, start, known), start, known)
+        return self.universe.attribute(rows, self.calendar)
 
     def option_chain(self, start: datetime, end: datetime) -> pd.DataFrame:
         """Return the source's option chains of the instruments listed in [start, end), none after now."""
-        known = max(start, min(end, self.now() + timedelta(microseconds=1)))
-        return within(self.feed.option_chain(self.tickers, start, known), start, known)
+        known = self._known(start, end)
+        rows = within(self.feed.option_chain(self.universe.tickers, start, known), start, known)
+        return self.universe.attribute(rows, self.calendar, column="underlying")
+
+    def _known(self, start: datetime, end: datetime) -> datetime:
+        """End of the part of [start, end) that could be known by now."""
+        return max(start, min(end, self.now() + timedelta(microseconds=1)))
 
 
 def open_source(

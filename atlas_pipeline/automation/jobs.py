@@ -21,6 +21,13 @@ ingest = dg.define_asset_job(
     description="Ingest months of bars, validate them and compute their features.",
 )
 
+poll_snapshots = dg.define_asset_job(
+    "poll_snapshots",
+    selection=["quotes", "option_chain", "microstructure_features", "option_features"],
+    executor_def=dg.in_process_executor,
+    description="Store quotes and option chains as a live source gives them now, with their features.",
+)
+
 build_panels = dg.define_asset_job(
     "build_panels",
     selection=["panel"],
@@ -67,6 +74,7 @@ def maintain_lake() -> None:
 
 JOBS: list[dg.JobDefinition | UnresolvedAssetJobDefinition] = [
     ingest,
+    poll_snapshots,
     build_panels,
     train_fold,
     trade_on_paper,

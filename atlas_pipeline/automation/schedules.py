@@ -3,32 +3,60 @@
 import dagster as dg
 
 from assets.partitions import MARKET, MONTHS
-from atlas_pipeline.automation.jobs import UNFINISHED, ingest, maintain_lake, trade_on_paper
+from atlas_pipeline.automation.jobs import UNFINISHED, ingest, maintain_lake, poll_snapshots, trade_on_paper
 from atlas_pipeline.features.registry import FEATURES
+from atlas_pipeline.market.bars import BAR_COVERAGE
+from atlas_pipeline.market.intervals import parse_interval
 from resources.market import Market
 
 AFTER_THE_CLOSE = "30 17 * * 1-5"
 EVERY_MINUTE = "* * * * *"
+WHILE_TRADING = "*/15 9-16 * * 1-5"
+INTRADAY = parse_interval(MARKET.interval).intraday
 NEW_YORK = "America/New_York"
 
 
 @dg.schedule(
     job=ingest,
-    cron_schedule=AFTER_THE_CLOSE,
+    cron_schedule=WHILE_TRADING if INTRADAY else AFTER_THE_CLOSE,
     execution_timezone=NEW_YORK,
-    description="After the close: ingest the current month by the project's clock and refresh its features.",
+    description="After the close (intraday bars: every quarter of an hour): ingest the current month by the project's "
+    "clock, and the months since the last one stored, and refresh their features.",
 )
 def ingest_after_close(context: dg.ScheduleEvaluationContext, market: Market) -> dg.RunRequest | dg.SkipReason:
-    """Request the month that the project's clock stands in."""
+    """Request the month that the project's clock stands in, and those that a pause of the schedule left out."""
     month = market.now().strftime("%Y-%m")
     if not MONTHS.has_partition_key(month):
         return dg.SkipReason(f"the clock stands in {month}, outside the market's months")
-    return dg.RunRequest(partition_key=month)
+    last = max(market.warehouse.partitions(BAR_COVERAGE), default=month)
+    if last >= month:
+        return dg.RunRequest(partition_key=month)
+    return dg.RunRequest(
+        tags={"dagster/asset_partition_range_start": last, "dagster/asset_partition_range_end": month}
+    )
+
+
+@dg.schedule(
+    job=poll_snapshots,
+    cron_schedule=WHILE_TRADING,
+    execution_timezone=NEW_YORK,
+    description="Every quarter of an hour while New York trades: store the quotes and option chains of a live source, "
+    "which keeps no history of them.",
+)
+def poll_quotes(context: dg.ScheduleEvaluationContext, market: Market) -> dg.RunRequest | dg.SkipReason:
+    """Request the current month of quotes and chains while the exchange is open."""
+    now = market.now()
+    if not market.feed.live:
+        return dg.SkipReason(f"the {market.source} source is not live: materialize the months of quotes it has")
+    today = market.sessions(now, now)
+    if today.empty or not (today["opens_at"].iloc[0] <= now <= today["available_at"].iloc[0]):
+        return dg.SkipReason(f"{market.calendar} is closed at {now:%Y-%m-%d %H:%M} UTC")
+    return dg.RunRequest(partition_key=now.strftime("%Y-%m"))
 
 
 @dg.schedule(
     job=trade_on_paper,
-    cron_schedule=EVERY_MINUTE if MARKET.replay_start else AFTER_THE_CLOSE,
+    cron_schedule=EVERY_MINUTE if MARKET.replay_start else WHILE_TRADING if INTRADAY else AFTER_THE_CLOSE,
     execution_timezone=NEW_YORK,
     description="Move the replay clock by one tick (a live market moves by itself), ingest, and trade on paper.",
 )
@@ -62,4 +90,4 @@ lake_maintenance = dg.ScheduleDefinition(
     description="Sundays: compact the lake and expire snapshots that nothing names.",
 )
 
-SCHEDULES = [ingest_after_close, paper_trading_tick, lake_maintenance]
+SCHEDULES = [ingest_after_close, poll_quotes, paper_trading_tick, lake_maintenance]

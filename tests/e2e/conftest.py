@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import os
-import selectors
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
-ANSWER_SECONDS = 120
+from tests.e2e.processes import Job, Processes
+
 MARKET = """\
 source: bundled
 symbols: [SP500, NASDAQ]
@@ -50,17 +45,6 @@ TINY: dict[str, Any] = {
 }
 
 
-@dataclass(frozen=True)
-class Job:
-    """What is run, with the arguments of the command line's ``Runner.run``."""
-
-    job: str
-    assets: list[str]
-    partition: str | None = None
-    partitions: tuple[str, str] | None = None
-    config: dict[str, Any] | None = None
-
-
 def learned(job: str, *assets: str, partition: str | None = None, **config: Any) -> Job:
     """Run assets with the tiny experiment, and whatever else their configuration says."""
     return Job(job, list(assets), partition, config={asset: {"overrides": TINY, **config} for asset in assets})
@@ -91,60 +75,6 @@ HISTORY = [
     Job("ingest", ["features"], partitions=("2005-01", MONTHS[0])),
     Job("build_panels", ["panel"], partitions=("2005", "2013")),
 ]
-
-
-class Processes:
-    """Starts a process for each order, and says how it ended."""
-
-    def __init__(self, folder: Path) -> None:
-        market = folder / "market.yaml"
-        market.write_text(MARKET)
-        environment = {**os.environ, "ATLAS_MARKET": str(market), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-        self.process = subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("killed_stage.py"))],
-            cwd=ROOT,
-            env=environment,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        self._answer()
-
-    def run(self, home: Path, job: Job, kill: dict[str, Any] | None = None) -> tuple[int, str]:
-        """Run a job to its end, or to the kill point; return the exit code (negative: the signal) and its error."""
-        answer = self._order(home=str(home), job=asdict(job), kill=kill)
-        return answer["code"], answer["said"]
-
-    def finish(self, home: Path, job: Job) -> None:
-        """Run a job that has to succeed."""
-        code, error = self.run(home, job)
-        assert code == 0, error
-
-    def state(self, home: Path) -> dict[str, Any]:
-        """Return everything that a stop may not change."""
-        answer = self._order(home=str(home), job=None, kill=None)
-        assert answer["code"] == 0, answer["said"]
-        return json.loads(answer["said"])
-
-    def close(self) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        self.process.wait(ANSWER_SECONDS)
-
-    def _order(self, **order: Any) -> dict[str, Any]:
-        assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps(order) + "\n")
-        self.process.stdin.flush()
-        return json.loads(self._answer())
-
-    def _answer(self) -> str:
-        assert self.process.stdout is not None
-        with selectors.DefaultSelector() as ready:
-            ready.register(self.process.stdout, selectors.EVENT_READ)
-            assert ready.select(ANSWER_SECONDS), "the process that forks gave no answer"
-        line = self.process.stdout.readline()
-        assert line, "the process that forks has ended: its error is above"
-        return line
 
 
 @dataclass(frozen=True)
@@ -186,7 +116,7 @@ class Stages:
 
 @pytest.fixture(scope="session")
 def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Processes]:
-    started = Processes(tmp_path_factory.mktemp("processes"))
+    started = Processes(tmp_path_factory.mktemp("processes"), MARKET)
     yield started
     started.close()
 

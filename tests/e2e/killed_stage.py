@@ -5,8 +5,9 @@ torch, mlflow: six seconds) and the compiled kernels are paid for once: each ord
 runs the job on the state folder's own instance as ``make demo`` does, or ends itself by SIGKILL at the kill point. The
 process that forks opens no database and starts no thread.
 
-An order names the state folder, a kill point or none, and the job with the arguments of ``Runner.run``; one without a
-job is answered with the whole state that a stop may not change.
+An order names the state folder, what ends the job (a kill point, the seconds until an alarm does it, or nothing), and
+the job with the arguments of ``Runner.run``; one without a job is answered with the whole state that a stop may not
+change.
 """
 
 from __future__ import annotations
@@ -116,7 +117,10 @@ def run(home: Path, kill: dict[str, Any] | None, job: str, assets: list[str], **
 
     runner.prepare(home)
     watch_connections()
-    if kill is not None:
+    if kill is not None and "seconds" in kill:
+        # Left to its default, the alarm ends the process at once, wherever it is.
+        signal.setitimer(signal.ITIMER_REAL, kill["seconds"])
+    elif kill is not None:
         arm(**kill)
     with dg.DagsterInstance.get() as instance, Progress(console=Console(quiet=True)) as progress:
         runner.end_dead_runs(instance)
@@ -273,7 +277,8 @@ def warm() -> None:
     random = np.random.default_rng(0)
     close = 100 * np.exp(np.cumsum(0.01 * random.standard_normal(60)))
     ones, embedding = np.ones(len(close)), random.standard_normal((len(close), 16)).astype(np.float32)
-    path = MarketPath("SIM", np.arange(len(close)) * 86_400_000_000, close, close, ones, embedding, 0 * ones, ones)
+    bars = np.arange(len(close)) * 86_400_000_000
+    path = MarketPath("SIM", bars, close, close, ones, embedding, 0 * ones, ones, ones, 0 * ones)
     config = Config(policy_hidden=16)
     model = new_policy(16, config)
     uniforms = random.random((8, 2))
