@@ -1,90 +1,43 @@
-"""Bars, quotes and option chains from the user's own CSV or Parquet files.
+"""Bars, quotes, option chains and corporate actions from the user's own CSV or Parquet files.
 
-Files are read as they are and labelled; what is wrong with a row is for validation to say, what is wrong with
-a file (no such column, a time that is no time) is said here with the file's name.
+Files are read as they are and labelled (``file_rows``); what is wrong with a row is for validation to say.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
-from itertools import takewhile
-from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from atlas_pipeline.market.bars import BARS, CORPORATE_ACTIONS, empty
-from atlas_pipeline.market.calendars import XNYS, session_closes
 from atlas_pipeline.market.errors import NotOfferedError, SourceUnavailableError
+from atlas_pipeline.market.file_rows import STARTS_AT, FileSet, read_rows
 from atlas_pipeline.market.option_chain import OPTION_CHAIN
+from atlas_pipeline.market.price_factors import PRICE_FACTOR, SPLIT_FACTOR, actions_from_factors, known_at_the_opening
 from atlas_pipeline.market.quarantine import conform
 from atlas_pipeline.market.quotes import QUOTES
 from atlas_pipeline.market.sources import RecordedSource, require_known, within
 from atlas_pipeline.market.table import Table
 
-_RIGHTS = {"c": "call", "call": "call", "p": "put", "put": "put"}
-_SUFFIXES = (".csv", ".csv.gz", ".parquet")
+Files = FileSet | Mapping[str, Any]
 
-
-@dataclass(frozen=True)
-class FileSet:
-    """Which files hold one kind of data, and how their columns are called.
-
-    Attributes
-    ----------
-    path
-        A file, a folder (all CSV and Parquet files in it), or a glob pattern.
-    columns
-        Our column name to the file's; a column that is called the same in both may be left out. Without a
-        column for ``symbol`` (``underlying`` in chains) the file's name, up to its first dot, is the symbol.
-    time_zone
-        Zone of instants that carry none.
-    interval
-        Interval of bars whose files do not say it.
-    calendar
-        The exchange whose closes label rows that name a day only.
-    """
-
-    path: str | Path
-    columns: Mapping[str, str] = field(default_factory=dict)
-    time_zone: str = "America/New_York"
-    interval: str = "1d"
-    calendar: str = XNYS
-
-    def files(self) -> list[Path]:
-        """List the files meant, sorted.
-
-        Raises
-        ------
-        SourceUnavailableError
-            Where there are none.
-        """
-        path = Path(self.path)
-        if path.is_dir():
-            candidates = list(path.iterdir())
-        else:
-            fixed = Path(*takewhile(lambda part: not set(part) & set("*?["), path.parts))
-            pattern = path.relative_to(fixed)
-            candidates = [path] if pattern == Path() else list(fixed.glob(str(pattern)))
-        found = sorted(file for file in candidates if file.is_file() and file.name.endswith(_SUFFIXES))
-        if not found:
-            raise SourceUnavailableError(
-                f"no file ending in {', '.join(_SUFFIXES)} at {str(self.path)!r}: correct the path"
-            )
-        return found
+_FACTORS = (PRICE_FACTOR, SPLIT_FACTOR)
 
 
 class FilesSource(RecordedSource):
-    """A folder of the user's own files.
+    """The user's own files, each kind of data read once, when it is first asked for.
 
     Parameters
     ----------
-    bars, quotes, option_chain
-        Which files hold which kind of data, as a ``FileSet`` or a mapping of its fields; a kind without files
-        is not offered.
+    bars, quotes, option_chain, corporate_actions
+        Which files hold which kind of data, as a ``FileSet``, a mapping of its fields, or several of them where files
+        differ in columns or calendar; a kind without files is not offered. Bars with ``price_factor`` or
+        ``split_factor`` bring corporate actions with them (see ``price_factors``); a row of ``corporate_actions``
+        (``symbol``, ``session``, ``kind``, ``value``) takes the place of one deduced for its symbol, day and kind.
     """
 
     name = "files"
@@ -92,30 +45,24 @@ class FilesSource(RecordedSource):
 
     def __init__(
         self,
-        bars: FileSet | Mapping[str, Any] | None = None,
-        quotes: FileSet | Mapping[str, Any] | None = None,
-        option_chain: FileSet | Mapping[str, Any] | None = None,
+        bars: Files | Sequence[Files] | None = None,
+        quotes: Files | Sequence[Files] | None = None,
+        option_chain: Files | Sequence[Files] | None = None,
+        corporate_actions: Files | Sequence[Files] | None = None,
     ) -> None:
-        if bars is None and quotes is None and option_chain is None:
+        given = {"bars": bars, "quotes": quotes, "option chains": option_chain, "corporate actions": corporate_actions}
+        self._sets = {what: _file_sets(files) for what, files in given.items()}
+        if not (self._sets["bars"] or self._sets["quotes"] or self._sets["option chains"]):
             raise ValueError("a files source needs at least one FileSet: bars, quotes or option_chain")
-        given = {"bars": bars, "quotes": quotes, "option chains": option_chain}
-        self._sets = {what: FileSet(**files) if isinstance(files, Mapping) else files for what, files in given.items()}
 
     @property
     def symbols(self) -> tuple[str, ...]:
         """The symbols in the files of bars; where there are none, those in the quotes or chains. Sorted."""
-        if self._sets["bars"] is not None:
-            found = self._bars["symbol"]
-        elif self._sets["quotes"] is not None:
-            found = self._quotes["symbol"]
-        else:
-            found = self._option_chain["underlying"]
-        return tuple(sorted(found.unique()))
+        return self._main.symbols
 
     def range(self) -> tuple[datetime, datetime]:
-        """Instants of the first and the last bar."""
-        instants = self._bars["available_at"]
-        return instants.min().to_pydatetime(), instants.max().to_pydatetime()
+        """Instants of the first and the last bar; where there are none, of quotes or chains."""
+        return self._main.range
 
     def bars(self, symbols: Sequence[str], start: datetime, end: datetime) -> pd.DataFrame:
         """Read bars with ``start <= available_at < end``; ``volume`` is null where no column holds it.
@@ -129,107 +76,133 @@ class FilesSource(RecordedSource):
         NotOfferedError
             Where the source has no files of bars.
         """
-        return self._select(self._bars, "symbol", symbols, start, end)
+        return self._bars[0].select(symbols, start, end)
 
     def quotes(self, symbols: Sequence[str], start: datetime, end: datetime) -> pd.DataFrame:
         """Read quotes with ``start <= available_at < end``; raises as ``bars`` does."""
-        return self._select(self._quotes, "symbol", symbols, start, end)
+        return self._quotes.select(symbols, start, end)
 
     def option_chain(self, symbols: Sequence[str], start: datetime, end: datetime) -> pd.DataFrame:
         """Chains of the underlyings with ``start <= available_at < end``; raises as ``bars`` does."""
-        return self._select(self._option_chain, "underlying", symbols, start, end)
+        return self._option_chain.select(symbols, start, end)
 
     def corporate_actions(self, symbols: Sequence[str], start: datetime, end: datetime) -> pd.DataFrame:
-        """Without rows: the files hold none."""
+        """Splits and dividends with an ex-date in the range: those in files, and those the bars' factors tell."""
         require_known(self.name, symbols, self.symbols)
-        return empty(CORPORATE_ACTIONS)
+        return within(self._actions[self._actions["symbol"].isin(list(symbols))], start, end)
 
-    def _select(
-        self, frame: pd.DataFrame, column: str, symbols: Sequence[str], start: datetime, end: datetime
-    ) -> pd.DataFrame:
-        require_known(self.name, symbols, sorted(frame[column].unique()))
-        return within(frame[frame[column].isin(list(symbols))], start, end)
+    @property
+    def _main(self) -> _RowsBySymbol:
+        if self._sets["bars"]:
+            return self._bars[0]
+        return self._quotes if self._sets["quotes"] else self._option_chain
 
-    def _files(self, what: str) -> FileSet:
-        files = self._sets[what]
-        if files is None:
+    @cached_property
+    def _bars(self) -> tuple[_RowsBySymbol, pd.DataFrame]:
+        """The bars, and the corporate actions that their factors tell."""
+        frames, actions = [], [empty(CORPORATE_ACTIONS)]
+        for files in self._required("bars"):
+            rows = read_rows(files, BARS, extra=(*_FACTORS, STARTS_AT))
+            factors = [name for name in _FACTORS if name in rows]
+            if factors:
+                actions.append(actions_from_factors(rows, files.calendar))
+            frames.append(rows.drop(columns=factors))
+        return _RowsBySymbol(self.name, frames, BARS), pd.concat(actions, ignore_index=True)
+
+    @cached_property
+    def _quotes(self) -> _RowsBySymbol:
+        return _RowsBySymbol(self.name, [read_rows(files, QUOTES) for files in self._required("quotes")], QUOTES)
+
+    @cached_property
+    def _option_chain(self) -> _RowsBySymbol:
+        found = [read_rows(files, OPTION_CHAIN) for files in self._required("option chains")]
+        return _RowsBySymbol(self.name, found, OPTION_CHAIN)
+
+    @cached_property
+    def _actions(self) -> pd.DataFrame:
+        stated = [_stated_actions(files) for files in self._sets["corporate actions"]]
+        deduced = self._bars[1] if self._sets["bars"] else empty(CORPORATE_ACTIONS)
+        # Each file's rows stay, even where two contradict one another: that is for validation to say.
+        told = pd.concat([empty(CORPORATE_ACTIONS), *stated], ignore_index=True)
+        key = list(CORPORATE_ACTIONS.key)
+        known = pd.MultiIndex.from_frame(deduced[key]).isin(pd.MultiIndex.from_frame(told[key]))
+        return pd.concat([told, deduced[~known]], ignore_index=True).sort_values(key, kind="stable", ignore_index=True)
+
+    def _required(self, what: str) -> list[FileSet]:
+        if not self._sets[what]:
             raise NotOfferedError(self.name, what, f"give the source a FileSet for {what}")
-        return files
+        return self._sets[what]
+
+
+class _RowsBySymbol:
+    """Rows in memory, found by symbol and time without a look at the others."""
+
+    def __init__(self, source: str, frames: list[pd.DataFrame], table: Table) -> None:
+        self._source, self._table = source, table
+        rows = frames[0] if len(frames) == 1 else _united(frames)
+        codes = rows[table.key[0]].cat.codes.to_numpy()
+        if (codes[1:] < codes[:-1]).any():
+            rows = rows.take(np.argsort(codes, kind="stable"))
+            codes = rows[table.key[0]].cat.codes.to_numpy()
+        names = rows[table.key[0]].cat.categories
+        starts = np.searchsorted(codes, np.arange(len(names) + 1))
+        self._rows = rows
+        self._instants = rows["available_at"].dt.tz_localize(None).to_numpy()
+        falls = np.flatnonzero(self._instants[1:] < self._instants[:-1]) + 1
+        inside = falls[~np.isin(falls, starts)]
+        self._in_order = np.diff(np.searchsorted(inside, starts)) == 0
+        self._spans = {str(name): (starts[code], starts[code + 1]) for code, name in enumerate(names)}
+        self._codes = {str(name): code for code, name in enumerate(names)}
+        self.symbols = tuple(sorted(name for name, (first, last) in self._spans.items() if first < last))
 
     @cached_property
-    def _bars(self) -> pd.DataFrame:
-        return _load(self._files("bars"), BARS, optional=("volume",))
+    def range(self) -> tuple[datetime, datetime]:
+        instants = self._rows["available_at"]
+        return instants.min().to_pydatetime(), instants.max().to_pydatetime()
 
-    @cached_property
-    def _quotes(self) -> pd.DataFrame:
-        return _load(self._files("quotes"), QUOTES)
+    def select(self, symbols: Sequence[str], start: datetime, end: datetime) -> pd.DataFrame:
+        require_known(self._source, symbols, self.symbols)
+        positions = [self._positions(symbol, start, end) for symbol in symbols]
+        found = self._rows.iloc[np.concatenate([np.empty(0, np.int64), *positions])]
+        texts = {name: "str" for name in found.columns if isinstance(found[name].dtype, pd.CategoricalDtype)}
+        return conform(within(found.astype(texts), start, end), self._table)
 
-    @cached_property
-    def _option_chain(self) -> pd.DataFrame:
-        return _load(self._files("option chains"), OPTION_CHAIN, optional=("last", "volume", "open_interest"))
+    def _positions(self, symbol: str, start: datetime, end: datetime) -> np.ndarray:
+        first, last = self._spans[symbol]
+        if not self._in_order[self._codes[symbol]]:
+            return np.arange(first, last)
+        own = self._instants[first:last]
+        after = np.searchsorted(own, _in_utc(start), side="left")
+        before = np.searchsorted(own, _in_utc(end), side="right")
+        return np.arange(first + after, first + before)
 
 
-def _load(files: FileSet, table: Table, optional: Sequence[str] = ()) -> pd.DataFrame:
-    frames = [_load_file(path, files, table, optional) for path in files.files()]
-    return pd.concat(frames, ignore_index=True)
+def _in_utc(instant: datetime) -> np.datetime64:
+    stamp = pd.Timestamp(instant)
+    return np.datetime64((stamp.tz_convert(None) if stamp.tzinfo else stamp).to_pydatetime(warn=False), "us")
 
 
-def _load_file(path: Path, files: FileSet, table: Table, optional: Sequence[str]) -> pd.DataFrame:
-    try:
-        raw = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path)
-    except (OSError, ValueError) as error:
-        raise SourceUnavailableError(f"{path} cannot be read ({error}): repair or remove the file") from error
-    absent = {ours: theirs for ours, theirs in files.columns.items() if theirs not in raw.columns}
-    if absent:
+def _file_sets(files: Files | Sequence[Files] | None) -> list[FileSet]:
+    if files is None:
+        return []
+    several = [files] if isinstance(files, FileSet | Mapping) else list(files)
+    return [FileSet(**each) if isinstance(each, Mapping) else each for each in several]
+
+
+def _united(frames: list[pd.DataFrame]) -> pd.DataFrame:
+    rows = pd.concat([frame.astype(dict.fromkeys(frame.select_dtypes("category"), "str")) for frame in frames])
+    return rows.astype(dict.fromkeys(rows.select_dtypes("str"), "category")).reset_index(drop=True)
+
+
+def _stated_actions(files: FileSet) -> pd.DataFrame:
+    rows = read_rows(files, CORPORATE_ACTIONS).drop(columns="available_at", errors="ignore")
+    rows = rows.astype({"symbol": "str", "kind": "str"})
+    rows["kind"] = rows["kind"].str.lower()
+    wrong = ~rows["kind"].isin(["split", "dividend"]) | ~(rows["value"] > 0) | np.isinf(rows["value"])
+    if wrong.any():
+        first = rows[wrong].iloc[0]
         raise SourceUnavailableError(
-            f"{path} has no column {sorted(absent.values())}, named for {sorted(absent)}; "
-            f"it has {list(raw.columns)}. Correct the column mapping"
+            f"{files.path}: {first['symbol']} has on {first['session'].date()} the action {first['kind']!r} of "
+            f"{first['value']}: write split or dividend, and a value above 0"
         )
-    given = {name: raw[files.columns.get(name, name)] for name in table.names if files.columns.get(name, name) in raw}
-    frame = pd.DataFrame(given, index=raw.index)
-    symbol = table.key[0]
-    if symbol not in frame:
-        frame[symbol] = path.name.split(".")[0]
-    if "interval" in table.names and "interval" not in frame:
-        frame["interval"] = files.interval
-    for name in optional:
-        if name not in frame:
-            frame[name] = float("nan")
-    for name in ("session", "expiry"):
-        if name in frame:
-            frame[name] = _instants(frame[name], path, name).dt.tz_localize(None).dt.normalize()
-    if "available_at" in frame:
-        frame["available_at"] = _aware(_instants(frame["available_at"], path, "available_at"), files, path)
-    elif "session" in frame:
-        frame["available_at"] = session_closes(frame["session"], files.calendar)
-    if "session" in table.names and "session" not in frame and "available_at" in frame:
-        frame["session"] = frame["available_at"].dt.tz_convert(files.time_zone).dt.tz_localize(None).dt.normalize()
-    if "right" in frame:
-        frame["right"] = frame["right"].str.lower().map(_RIGHTS).fillna(frame["right"])
-    return conform(frame, table)
-
-
-def _instants(values: pd.Series, path: Path, column: str) -> pd.Series:
-    try:
-        parsed = pd.to_datetime(values)
-    except (ValueError, TypeError) as error:
-        raise SourceUnavailableError(
-            f"{path}: column {column} holds what is no time ({error}): repair the row or the column mapping"
-        ) from error
-    if parsed.isna().any():
-        row = int(parsed.isna().to_numpy().argmax())
-        raise SourceUnavailableError(f"{path}: {column} is missing in row {row}: repair or remove the row")
-    if not pd.api.types.is_datetime64_any_dtype(parsed):
-        raise SourceUnavailableError(f"{path}: {column} mixes time zones: write one zone, or UTC, in all rows")
-    return parsed
-
-
-def _aware(instants: pd.Series, files: FileSet, path: Path) -> pd.Series:
-    if instants.dt.tz is not None:
-        return instants.dt.tz_convert("UTC")
-    try:
-        return instants.dt.tz_localize(files.time_zone).dt.tz_convert("UTC")
-    except ValueError as error:  # an hour that the change to or from summer time skips or repeats
-        raise SourceUnavailableError(
-            f"{path}: {error} in {files.time_zone}: write the times in UTC, or with their offset"
-        ) from error
+    return known_at_the_opening(rows, files.calendar)

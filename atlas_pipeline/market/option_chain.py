@@ -39,7 +39,7 @@ OPTION_CHAIN = Table(
 
 QUARANTINED_OPTION_CHAIN = quarantine_table(OPTION_CHAIN)
 
-_NOT_NEGATIVE = ("bid", "bid_size", "ask", "ask_size", "last", "volume", "open_interest")
+_NOT_NEGATIVE = ("bid", "bid_size", "ask", "ask_size", "last", "volume", "open_interest", "implied_volatility")
 
 
 def validate_option_chain(frame: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -69,8 +69,8 @@ def validate_option_chain(frame: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFra
             ("right is neither call nor put", ~rows["right"].isin([CALL, PUT]).to_numpy()),
             ("strike or underlying price is missing, infinite or not positive",
              ~(np.isfinite(levels) & (levels > 0)).all(axis=1)),
-            ("a price, size or count is negative", (values < 0).any(axis=1)),
-            ("a price, size or count is infinite", np.isinf(values).any(axis=1)),
+            ("a price, size, count or volatility is negative", (values < 0).any(axis=1)),
+            ("a price, size, count or volatility is infinite", np.isinf(values).any(axis=1)),
             ("crossed: bid is above ask", (rows["bid"] > rows["ask"]).to_numpy()),
         ]  # fmt: skip
     reasons = reasons_of(rules, len(rows))

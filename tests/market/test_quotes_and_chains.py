@@ -70,6 +70,7 @@ def chain() -> pd.DataFrame:
             "last": np.nan,
             "volume": np.nan,
             "open_interest": np.nan,
+            "implied_volatility": np.nan,
             "underlying_close": 100.0,
         }
     )
@@ -87,8 +88,9 @@ def test_a_contract_that_nobody_bids_for_stays(chain):
         ({"expiry": pd.Timestamp("2015-01-02")}, "expired: expiry lies before the session"),
         ({"right": "straddle"}, "right is neither call nor put"),
         ({"underlying_close": 0.0}, "strike or underlying price is missing, infinite or not positive"),
-        ({"bid": -0.5}, "a price, size or count is negative"),
-        ({"volume": np.inf}, "a price, size or count is infinite"),
+        ({"bid": -0.5}, "a price, size, count or volatility is negative"),
+        ({"implied_volatility": -0.2}, "a price, size, count or volatility is negative"),
+        ({"volume": np.inf}, "a price, size, count or volatility is infinite"),
         ({"bid": 3.0}, "crossed: bid is above ask"),
         ({"session": pd.NaT}, "session is missing"),
     ],
