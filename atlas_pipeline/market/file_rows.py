@@ -32,6 +32,7 @@ _DAYS = ("session", "expiry")
 _INSTANTS = ("available_at", STARTS_AT)
 _TEXTS = ("symbol", "underlying", "interval", "right", "kind")
 _CLOCK, _OFFSET = r"[T ]\d{2}(?::?\d{2}){0,2}(?:[.,]\d+)?", r"\s?(?:Z|[+-]\d{2}(?::?\d{2})?)$"
+_PLAIN_DAY = r"^\d{4}-\d{2}-\d{2}$"
 
 
 @dataclass(frozen=True)
@@ -290,14 +291,21 @@ def _encoded(values: pa.ChunkedArray) -> pa.DictionaryArray:
     return values.cast(pa.dictionary(pa.int32(), pa.string())).combine_chunks()
 
 
-def _days(values: pa.ChunkedArray, ours: str, path: Path, files: FileSet) -> pd.Series:
+def _days(values: pa.ChunkedArray, ours: str, path: Path, files: FileSet) -> pd.Series | pa.Array:
     """Days as written: an offset or a zone beside them is that of the place meant, so it is left aside."""
     import pyarrow as pa
 
     if pa.types.is_temporal(values.type):
         return _stamps(values, ours, path).dt.tz_localize(None).dt.normalize()
-    texts, codes = _texts(values)
-    if files.time_format is None and _zoned(texts).any():
+    encoded = _encoded(values)
+    if files.time_format is None and not encoded.null_count and _match(encoded.dictionary, _PLAIN_DAY).all():
+        # What pandas would say as well, but a folder of many small files is read in half the time.
+        try:
+            return encoded.dictionary.cast(pa.date32()).take(encoded.indices).cast(pa.timestamp("us"))
+        except pa.ArrowInvalid as error:
+            raise _no_time(error, ours, path) from error
+    texts, codes = _texts(encoded)
+    if files.time_format is None and _match(encoded.dictionary, _CLOCK + _OFFSET).any():
         texts = texts.str.replace(f"({_CLOCK}){_OFFSET}", r"\1", regex=True)
     days = _parsed(texts, ours, path, files).dt.tz_localize(None).dt.normalize()
     return _taken(days, codes, ours, path)
@@ -308,8 +316,9 @@ def _instants(values: pa.ChunkedArray, ours: str, path: Path, files: FileSet) ->
 
     if pa.types.is_temporal(values.type):
         return _aware(_stamps(values, ours, path), path, files)
-    texts, codes = _texts(values)
-    zoned = _zoned(texts[texts != ""])
+    encoded = _encoded(values)
+    texts, codes = _texts(encoded)
+    zoned = _match(encoded.dictionary, _CLOCK + _OFFSET)[texts != ""]
     if zoned.any() and not zoned.all():
         raise SourceUnavailableError(
             f"{path}: column {ours} mixes times with and without an offset: write it in all rows or in none"
@@ -326,29 +335,31 @@ def _stamps(values: pa.ChunkedArray, ours: str, path: Path) -> pd.Series:
     return stamps
 
 
-def _texts(values: pa.ChunkedArray) -> tuple[pd.Series, np.ndarray]:
+def _texts(encoded: pa.DictionaryArray) -> tuple[pd.Series, np.ndarray]:
     """Return the distinct texts and, a row, which of them it holds: few days are written millions of times."""
-    encoded = _encoded(values)
     return pd.Series(encoded.dictionary.to_pandas(), dtype="str"), encoded.indices.fill_null(-1).to_numpy()
 
 
-def _zoned(texts: pd.Series) -> np.ndarray:
-    import pyarrow as pa
+def _match(texts: pa.Array, pattern: str) -> np.ndarray:
     import pyarrow.compute
 
     # Arrow's own: pandas goes through Python's regular expressions, ten times as slow.
-    return pyarrow.compute.match_substring_regex(pa.array(texts), _CLOCK + _OFFSET).to_numpy(zero_copy_only=False)
+    return pyarrow.compute.match_substring_regex(texts, pattern).to_numpy(zero_copy_only=False)
 
 
 def _parsed(texts: pd.Series, ours: str, path: Path, files: FileSet, *, utc: bool = False) -> pd.Series:
     try:
         return pd.to_datetime(texts, format=files.time_format or "ISO8601", utc=utc).dt.as_unit("us")
     except (ValueError, TypeError) as error:
-        said = str(error).splitlines()[0]
-        raise SourceUnavailableError(
-            f"{path}: column {ours} holds what is no time ({said}): repair the row or the column mapping, "
-            "or give the file set a time_format, such as %m/%d/%Y"
-        ) from error
+        raise _no_time(error, ours, path) from error
+
+
+def _no_time(error: Exception, ours: str, path: Path) -> SourceUnavailableError:
+    said = str(error).splitlines()[0]
+    return SourceUnavailableError(
+        f"{path}: column {ours} holds what is no time ({said}): repair the row or the column mapping, "
+        "or give the file set a time_format, such as %m/%d/%Y"
+    )
 
 
 def _aware(instants: pd.Series, path: Path, files: FileSet) -> pd.Series:

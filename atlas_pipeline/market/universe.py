@@ -76,8 +76,8 @@ class Listing:
 
     def rows_of(self, frame: pd.DataFrame) -> pd.DataFrame:
         """Keep the rows of its time."""
-        inside = (frame["available_at"] >= self.start) & (frame["available_at"] < self.end)
-        return frame if inside.all() else frame[inside].reset_index(drop=True)
+        at = frame["available_at"]
+        return frame[(at >= self.start) & (at < self.end)].reset_index(drop=True)
 
 
 @dataclass(frozen=True)
@@ -214,7 +214,8 @@ class Universe:
             return
         for answer in source.fetch(list(asked), start, end):
             for listing in asked[answer.symbol]:
-                yield _own_part(answer, listing)
+                whole = (listing.start, listing.end) == (start, end)
+                yield _named(answer if whole else _part(answer, listing), listing.instrument.symbol)
 
     def survivorship_warning(self, first: date, last: date) -> str | None:
         """Say in one sentence that the universe is of today's members over the past; ``None`` where it is not.
@@ -302,10 +303,14 @@ def _beginning(day: date, calendar: str) -> datetime:
     return max(closed + (opened - closed) / 2, closed + timedelta(microseconds=1)).to_pydatetime()
 
 
-def _own_part(answer: Fetched, listing: Listing) -> Fetched:
-    symbol = listing.instrument.symbol
+def _part(answer: Fetched, listing: Listing) -> Fetched:
     bars, actions = listing.rows_of(answer.bars), listing.rows_of(answer.actions)
-    if symbol != answer.symbol:
-        bars, actions = (rows.assign(symbol=symbol).astype({"symbol": "str"}) for rows in (bars, actions))
     outcome = Outcome.EMPTY if answer.outcome == Outcome.OK and bars.empty else answer.outcome
-    return replace(answer, symbol=symbol, outcome=outcome, bars=bars, actions=actions)
+    return replace(answer, outcome=outcome, bars=bars, actions=actions)
+
+
+def _named(answer: Fetched, symbol: str) -> Fetched:
+    if symbol == answer.symbol:
+        return answer
+    bars, actions = (rows.assign(symbol=symbol).astype({"symbol": "str"}) for rows in (answer.bars, answer.actions))
+    return replace(answer, symbol=symbol, bars=bars, actions=actions)

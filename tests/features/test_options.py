@@ -105,7 +105,9 @@ def chain() -> pd.DataFrame:
                 rows.append(("AAA", available_at, pd.Timestamp(expiry), right, strike, 0.999 * mid, 1.001 * mid))
     frame = pd.DataFrame(rows, columns=["underlying", "available_at", "expiry", "right", "strike", "bid", "ask"])
     frame = frame.assign(session=pd.Timestamp("2015-01-05"), underlying_close=100.0, bid_size=1.0, ask_size=1.0)
-    return validate_option_chain(frame.assign(last=np.nan, volume=np.nan, open_interest=np.nan))[0]
+    return validate_option_chain(
+        frame.assign(last=np.nan, volume=np.nan, open_interest=np.nan, implied_volatility=np.nan)
+    )[0]
 
 
 def test_a_chain_gives_its_volatilities_back(chain):

@@ -72,6 +72,9 @@ def test_what_is_wrong_with_a_file_is_said_with_its_name(tmp_path, vendor_rows):
     vendor_rows.to_csv(tmp_path / "X.csv", index=False)
     with pytest.raises(SourceUnavailableError, match=r"X\.csv has no column \['close_price'\]"):
         FilesSource(FileSet(tmp_path, {**COLUMNS, "close": "close_price"})).range()
+    vendor_rows.assign(Date="2015-02-30").to_csv(tmp_path / "X.csv", index=False)
+    with pytest.raises(SourceUnavailableError, match=r"column session holds what is no time.*2015-02-30"):
+        FilesSource(FileSet(tmp_path, COLUMNS)).range()
     vendor_rows.astype({"Date": "str"}).assign(Date="Total").to_csv(tmp_path / "X.csv", index=False)
     with pytest.raises(SourceUnavailableError, match=r"X\.csv: column session holds what is no time.*time_format"):
         FilesSource(FileSet(tmp_path, COLUMNS)).range()
