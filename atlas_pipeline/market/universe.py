@@ -186,7 +186,7 @@ class Universe:
                 first, last = _bounds(instrument, calendar)
                 own = at.iloc[positions]
                 names[positions[((own >= first) & (own < last)).to_numpy()]] = instrument.symbol
-        kept = names != None  # noqa: E711  (element by element)
+        kept = pd.notna(names)
         return frame[kept].assign(**{column: names[kept].astype(str)}).astype({column: "str"}).reset_index(drop=True)
 
     def fetch(self, source: MarketSource, start: datetime, end: datetime, calendar: str = XNYS) -> Iterator[Fetched]:
