@@ -103,7 +103,7 @@ def ingest(market: Market, warehouse: Warehouse, months: list[str]) -> Ingested:
         answered = _pairs(raw)
         actions = _kept_or_fetched(stored_actions, fetched_actions, answered)
         history = lake.read(BARS, start=start - market.lookback, end=start)
-        accepted, refused, tripwires = _validated(market, raw, history, actions)
+        accepted, refused, tripwires = _validated(market, raw, start, history, actions)
         accepted = settle(stored, accepted)
         kept = _kept(stored, accepted, refused, answered)
         read_again = stored.merge(kept[list(BARS.key)], how="left", indicator=True).query("_merge == 'left_only'")
@@ -215,7 +215,7 @@ def _kept(stored: pd.DataFrame, accepted: pd.DataFrame, refused: pd.DataFrame, a
 
 
 def _validated(
-    market: Market, raw: pd.DataFrame, history: pd.DataFrame, actions: pd.DataFrame
+    market: Market, raw: pd.DataFrame, start: datetime, history: pd.DataFrame, actions: pd.DataFrame
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """Judge the bars of each exchange by its own sessions."""
     judged = []
@@ -225,7 +225,8 @@ def _validated(
             judged.append(
                 validate_bars(
                     own,
-                    market.sessions(own["available_at"].min(), own["available_at"].max(), calendar),
+                    # Beyond the last bar, since only the next session tells that a week or a month is over.
+                    market.sessions(start, own["available_at"].max() + timedelta(days=10), calendar),
                     history=history[history["symbol"].isin(symbols)],
                     actions=actions,
                     jump_sigmas=market.jump_sigmas,

@@ -17,8 +17,8 @@ from urllib.parse import quote
 import pyarrow as pa
 
 from atlas_pipeline.market.sources import Fetched, MarketSource, Outcome
-from atlas_pipeline.whole_file import whole_file
 
+COMPLETE = b"complete"
 ABANDONED_AFTER = timedelta(days=7)
 FINAL = (Outcome.OK, Outcome.EMPTY, Outcome.UNKNOWN)
 """A symbol that was rate-limited or failed is asked for again."""
@@ -73,23 +73,35 @@ class ResumableSource:
 
     def _keep(self, fetched: Fetched) -> None:
         about = {"outcome": str(fetched.outcome), "detail": fetched.detail, "received": self.now.isoformat()}
-        with whole_file(self._path(fetched.symbol)) as path, pa.OSFile(str(path), "wb") as file:
+        path = self._path(fetched.symbol)
+        unfinished = path.with_suffix(".unfinished")
+        with pa.OSFile(str(unfinished), "wb") as file:
             for frame in (fetched.bars, fetched.actions):
-                table = pa.Table.from_pandas(frame, preserve_index=False)
+                table = pa.Table.from_pandas(frame, preserve_index=False, nthreads=1)
                 table = table.replace_schema_metadata({**(table.schema.metadata or {}), **about})
                 with pa.ipc.new_stream(file, table.schema) as stream:
                     stream.write_table(table)
+            file.write(COMPLETE)
+        # Not flushed to the disk, which would take longer than the request: see ``_kept``.
+        unfinished.rename(path)
 
     def _kept(self, symbol: str) -> Fetched | None:
         path = self._path(symbol)
         if not path.exists():
             return None
         with pa.memory_map(str(path)) as file:
-            with pa.ipc.open_stream(file) as stream:
-                bars = stream.read_all()
-            with pa.ipc.open_stream(file) as stream:
-                actions = stream.read_all()
+            file.seek(max(0, file.size() - len(COMPLETE)))
+            if file.read() != COMPLETE:
+                # The machine itself went down before the file was on its disk.
+                return None
+            file.seek(0)
+            bars, actions = (_read(file) for _ in range(2))
         about = {key.decode(): value.decode() for key, value in bars.schema.metadata.items()}
         if datetime.fromisoformat(about["received"]) < self.asked_since:
             return None
         return Fetched(symbol, Outcome(about["outcome"]), bars.to_pandas(), actions.to_pandas(), about["detail"])
+
+
+def _read(file: pa.NativeFile) -> pa.Table:
+    with pa.ipc.open_stream(file) as stream:
+        return stream.read_all()

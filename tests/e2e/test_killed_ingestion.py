@@ -28,7 +28,7 @@ symbols: [{symbols}]
 first_month: 2018-01
 last_month: 2019-12
 replay_start: 2019-12-31T21:00:00Z
-options: {{endpoint: "{endpoint}", requests_per_second: null, first: 2018-01-01}}
+options: {{endpoint: "{endpoint}", requests_per_second: 1000000.0, first: 2018-01-01}}
 """
 BEFORE = Job("ingest", ["bars"], partitions=("2018-01", "2018-12"))
 KILLED = Job("ingest", ["bars"], partitions=("2019-01", "2019-12"))
