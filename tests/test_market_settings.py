@@ -2,10 +2,13 @@
 
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from atlas_pipeline.market.settings import load_market_settings, market_settings_path
+from atlas_pipeline.market.settings import MARKETS, MarketSettings, load_market_settings, market_settings_path
+from resources.market import Market
+from resources.warehouse import Warehouse
 
 
 def write(folder: Path, text: str) -> Path:
@@ -17,7 +20,7 @@ def write(folder: Path, text: str) -> Path:
 def test_the_project_s_own_file_is_the_bundled_market() -> None:
     settings = load_market_settings()
     assert settings.source == "bundled"
-    assert settings.symbols == ("SP500", "NASDAQ")
+    assert [entry["symbol"] for entry in settings.symbols] == ["SP500", "NASDAQ"]
     assert settings.replay_start == datetime(2018, 6, 29, 20, tzinfo=UTC)
 
 
@@ -37,6 +40,10 @@ def test_the_environment_names_another_file(tmp_path: Path, monkeypatch: pytest.
         ("source: bundled\nsymbols: [A]\ntickers: [B]\n", "tickers"),
         ("source: bundled\nsymbols: [A]\nfirst_month: soon\n", "first_month"),
         ("source: bundled\nsymbols: [A]\nreplay_start: later\n", "replay_start"),
+        ("source: bundled\nsymbols: [A, A]\n", "symbol 'A' stands twice"),
+        ("source: bundled\nsymbols: [A]\ninterval: soon\n", "interval 'soon' is none"),
+        ("source: bundled\nsymbols: [A]\ninterval: 1wk\ntimescales: [1mo]\n", "1mo is not made of whole bars of 1wk"),
+        ("source: bundled\nsymbols: [A]\ntimescales: [1d]\n", "1d is not made of whole bars of 1d"),
     ],
 )
 def test_what_cannot_work_is_refused_by_name(tmp_path: Path, text: str, message: str) -> None:
@@ -44,6 +51,22 @@ def test_what_cannot_work_is_refused_by_name(tmp_path: Path, text: str, message:
         load_market_settings(write(tmp_path, text))
 
 
-def test_a_missing_file_names_the_remedy(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="ATLAS_MARKET"):
-        load_market_settings(tmp_path / "absent.yaml")
+@pytest.mark.parametrize("name", [path.stem for path in MARKETS.glob("*.yaml")])
+def test_every_market_of_the_project_can_be_chosen_by_name(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ATLAS_MARKET", name)
+    settings = load_market_settings()
+    assert settings.source == name
+    market = Market(warehouse=Warehouse(home="unused"), **market_fields(settings))
+    assert market.universe.symbols and market.feed.name == name
+
+
+def market_fields(settings: MarketSettings) -> dict[str, Any]:
+    """The settings as the resource takes them."""
+    fields = {name: getattr(settings, name) for name in ("source", "interval", "calendar", "options")}
+    return {**fields, "symbols": list(settings.symbols), "timescales": list(settings.timescales)}
+
+
+def test_a_missing_file_names_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ATLAS_MARKET", str(tmp_path / "absent.yaml"))
+    with pytest.raises(FileNotFoundError, match="neither a file nor one of the markets bundled, simulated, yahoo"):
+        load_market_settings()

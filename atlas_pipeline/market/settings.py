@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from atlas_pipeline.config import CONFIGS
+from atlas_pipeline.market.intervals import parse_interval
 from atlas_pipeline.market.universe import Universe
 
 SOURCES = ("bundled", "files", "simulated", "yahoo")
@@ -112,11 +114,21 @@ def load_market_settings(path: Path | None = None) -> MarketSettings:
         raise ValueError(f"{path}: replay_start={start!r} is not an instant; write YYYY-MM-DDTHH:MM:SSZ")
     if isinstance(start, datetime):
         content["replay_start"] = start.replace(tzinfo=UTC) if start.tzinfo is None else start.astimezone(UTC)
-    for name in ("symbols", "timescales"):
-        if name in content:
-            content[name] = tuple(content[name])
+    content["symbols"] = tuple(map(_plain, content["symbols"]))
+    content["timescales"] = tuple(content.get("timescales") or ())
     try:
         Universe.parse(content["symbols"])
-    except (ValueError, TypeError) as error:
+        intervals = [parse_interval(name) for name in (content.get("interval", "1d"), *content["timescales"])]
+    except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+    for coarser in intervals[1:]:
+        if coarser <= intervals[0] or not intervals[0].divides(coarser):
+            raise ValueError(f"{path}: timescale {coarser} is not made of whole bars of {intervals[0]}; leave it out")
     return MarketSettings(**content)
+
+
+def _plain(entry: Any) -> Any:
+    """An entry with its days as text: Dagster's configuration has no dates."""
+    if not isinstance(entry, Mapping):
+        return entry
+    return {name: value.isoformat() if isinstance(value, date) else value for name, value in entry.items()}
