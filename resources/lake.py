@@ -15,6 +15,7 @@ from typing import Any
 import duckdb
 import pandas as pd
 import pyarrow
+import pyarrow.compute
 
 from atlas_pipeline.market.table import Table
 from resources.ducklake import Catalog, retry_when_locked
@@ -117,8 +118,8 @@ class Lake(LakeReader):
                 newest.pop(table, None)
                 changed |= self._replace(table, replaced)
             for table, appended in transaction.appends.items():
-                for frame in appended:
-                    inserted = self._append(table, frame, newest)
+                for rows in appended:
+                    inserted = self._append(table, rows, newest)
                     counts[table.name] = counts.get(table.name, 0) + inserted
                     changed |= inserted > 0
             self._connection.execute("COMMIT" if changed else "ROLLBACK")
@@ -143,7 +144,8 @@ class Lake(LakeReader):
         stale = [name for name, own in replaced.items() if own.version != versions.get(name)]
         if not stale:
             return False
-        self._create(table)
+        if not stored:
+            self._create(table)
         occupied = [name for name in stale if name in stored]
         if occupied:
             condition, values = among(table, table.partition_by, occupied)
@@ -158,19 +160,18 @@ class Lake(LakeReader):
             self._connection.execute(f"CALL ducklake_add_data_files('{self._alias}', '{table.name}', ?)", [paths])
         return True
 
-    def _append(self, table: Table, frame: pd.DataFrame, newest: dict[Table, pd.Timestamp | None]) -> int:
-        if frame.empty:
+    def _append(self, table: Table, rows: pyarrow.Table, newest: dict[Table, pd.Timestamp | None]) -> int:
+        if not len(rows):
             return 0
         if table not in newest:
             self._create(table)
-        rows = pyarrow.Table.from_pandas(frame, preserve_index=False)
         if table.time is None or table.time not in table.key:
             return self._insert(table, rows, self._new_keys(table, ""))
         if table not in newest:
             latest = self._value(f"SELECT max({quoted(table.time)}) FROM {self._name(table)}")
             newest[table] = None if latest is None else pd.Timestamp(latest)
-        latest, first = newest[table], frame[table.time].min()
-        last = frame[table.time].max()
+        latest = newest[table]
+        first, last = map(pd.Timestamp, pyarrow.compute.min_max(rows[table.time]).as_py().values())
         newest[table] = last if latest is None else max(latest, last)
         if latest is None or first > latest:
             # The time is part of the key: rows later than every stored one have keys no stored one has.

@@ -106,6 +106,77 @@ class LakeReader:
             return empty(chosen)
         return framed(in_key_order(table, rows) if apart else rows, chosen)
 
+    def scan(
+        self,
+        table: Table,
+        *,
+        columns: Sequence[str] | None = None,
+        start: datetime | None = None,
+        end: datetime | None = None,
+        before: datetime | None = None,
+        snapshot: int | None = None,
+        where: Mapping[str, Any] | None = None,
+    ) -> Iterator[pd.DataFrame]:
+        """Read a table of any size, one frame a partition, in ascending order; a partition without rows gives none.
+
+        All frames are of one snapshot, the last one where none is named, whatever is written meanwhile. A partition
+        that begins at or after ``before`` is left out. See ``read`` for the parameters and errors.
+        """
+        pinned = self.snapshot() if snapshot is None else snapshot
+        for partition in self.partitions(table, pinned):
+            begins = _begins(partition)
+            if before is not None and begins is not None and begins >= instant(before, "before"):
+                continue
+            rows = self.read(
+                table,
+                columns=columns,
+                partitions=[partition],
+                start=start,
+                end=end,
+                before=before,
+                snapshot=pinned,
+                where=where,
+            )
+            if len(rows):
+                yield rows
+
+    def counts(
+        self,
+        table: Table,
+        by: Sequence[str],
+        *,
+        partitions: Sequence[str] | None = None,
+        start: datetime | None = None,
+        end: datetime | None = None,
+        before: datetime | None = None,
+        snapshot: int | None = None,
+        where: Mapping[str, Any] | None = None,
+    ) -> pd.DataFrame:
+        """Count rows by columns without reading them out: ``by``, then ``rows`` (int64), sorted by ``by``.
+
+        A table with a time has also ``first`` and ``last``, the times of a group's first and last row. See ``read``
+        for the other parameters and errors.
+        """
+        chosen = [next(column for column in table.columns if column.name == name) for name in _known(table, by)]
+        measured = [Column("rows", "int64", "rows of the group")]
+        aggregates = ["count(*) AS rows"]
+        if table.time is not None:
+            measured += [Column("first", "timestamp", "time of the first"), Column("last", "timestamp", "of the last")]
+            aggregates += [f"min({quoted(table.time)}) AS first", f"max({quoted(table.time)}) AS last"]
+        conditions, values = _conditions(table, partitions, start, end, before, where)
+        grouped = ", ".join(quoted(column.name) for column in chosen)
+
+        def count() -> pd.DataFrame:
+            if not self._exists(table, snapshot):
+                return empty([*chosen, *measured])
+            statement = (
+                f"SELECT {selection(chosen)}, {', '.join(aggregates)} FROM {self._name(table)}{_version(snapshot)}"
+                f"{_where(conditions)} GROUP BY {grouped} ORDER BY {grouped}"
+            )
+            return framed(self._connection.execute(statement, values).to_arrow_table(), [*chosen, *measured])
+
+        return retry_when_locked(count)
+
     def snapshot(self) -> int:
         """Return the number of the last snapshot of the whole lake."""
         return retry_when_locked(self._last_snapshot)
@@ -208,9 +279,10 @@ class LakeReader:
     ) -> pyarrow.Table | None:
         if not self._exists(table, snapshot):
             return None
-        filtered = f" WHERE {' AND '.join(conditions)}" if conditions else ""
         ordered = f" ORDER BY {', '.join(map(quoted, table.key))}" if sort else ""
-        statement = f"SELECT {selection(columns)} FROM {self._name(table)}{_version(snapshot)}{filtered}{ordered}"
+        statement = (
+            f"SELECT {selection(columns)} FROM {self._name(table)}{_version(snapshot)}{_where(conditions)}{ordered}"
+        )
         return self._connection.execute(statement, values).to_arrow_table()
 
     def _last_snapshot(self) -> int:
@@ -265,11 +337,20 @@ def _version(snapshot: int | None) -> str:
     return "" if snapshot is None else f" AT (VERSION => {int(snapshot)})"
 
 
-def _chosen(table: Table, names: Sequence[str] | None) -> list[Column]:
-    unknown = sorted(set(names or ()) - set(table.names))
+def _where(conditions: Sequence[str]) -> str:
+    return f" WHERE {' AND '.join(conditions)}" if conditions else ""
+
+
+def _known(table: Table, names: Sequence[str]) -> Sequence[str]:
+    unknown = sorted(set(names) - set(table.names))
     if unknown:
         raise ValueError(f"table {table.name!r} has no columns {unknown}; it has {list(table.names)}")
-    return [column for column in table.columns if names is None or column.name in names]
+    return names
+
+
+def _chosen(table: Table, names: Sequence[str] | None) -> list[Column]:
+    wanted = table.names if names is None else _known(table, names)
+    return [column for column in table.columns if column.name in wanted]
 
 
 def among(table: Table, name: str, values: Sequence[Any]) -> tuple[str, list[Any]]:
@@ -332,7 +413,11 @@ def _refuse_future(
     if start is not None and instant(start, "start") >= bound:
         refuse("start", instant(start, "start"))
     for partition in partitions or ():
-        if re.fullmatch(r"\d{4}(-\d{2}){0,2}", partition):
-            begins = pd.Timestamp(partition, tz="UTC")
-            if begins >= bound:
-                refuse(f"partition {partition!r}", begins)
+        begins = _begins(partition)
+        if begins is not None and begins >= bound:
+            refuse(f"partition {partition!r}", begins)
+
+
+def _begins(partition: str) -> pd.Timestamp | None:
+    """First instant of a year, a month or a day; None of a partition by anything else."""
+    return pd.Timestamp(partition, tz="UTC") if re.fullmatch(r"\d{4}(-\d{2}){0,2}", partition) else None

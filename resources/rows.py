@@ -84,19 +84,27 @@ def _schema(table: Table) -> pa.DataFrameSchema:
     return table.schema()
 
 
-def conform(table: Table, frame: pd.DataFrame) -> pd.DataFrame:
-    """Return ``frame`` with the declared columns and dtypes.
+def conforming_rows(table: Table, frame: pd.DataFrame) -> pyarrow.Table:
+    """Return the rows of ``frame`` as they are stored, in the key's order.
 
-    ``Table.schema()`` is the judge. A frame that plainly conforms is passed without asking it: pandera takes
-    7 ms for two rows, as long as the rest of a small append.
+    ``Table.schema()`` is the judge. Rows that plainly conform are passed without asking it: pandera takes 7 ms for
+    two rows, as long as the rest of a small append.
 
     Raises
     ------
     InvalidRowsError
         Naming the table, the columns and the values that do not conform.
     """
-    if _plainly_conforms(table, frame):
-        return frame
+    if tuple(frame.columns) == table.names and all(
+        str(frame[column.name].dtype) == PANDAS_DTYPE[column.dtype] for column in table.columns
+    ):
+        rows, unique = _in_key_order(table, _as_stored(table, frame))
+        if unique and _within_bounds(table, rows):
+            return rows
+    return in_key_order(table, _as_stored(table, _validated(table, frame)))
+
+
+def _validated(table: Table, frame: pd.DataFrame) -> pd.DataFrame:
     from pandera.errors import SchemaErrors
 
     try:
@@ -115,34 +123,38 @@ def conform(table: Table, frame: pd.DataFrame) -> pd.DataFrame:
         ) from error
 
 
-def _plainly_conforms(table: Table, frame: pd.DataFrame) -> bool:
-    if tuple(frame.columns) != table.names:
-        return False
-    for column in table.columns:
-        values = frame[column.name]
-        if str(values.dtype) != PANDAS_DTYPE[column.dtype] or (not column.nullable and values.hasnans):
-            return False
-        if column.minimum is not None and not (values.dropna() >= column.minimum).all():
-            return False
-    return _ascending([pyarrow.array(frame[name]) for name in table.key]) or not frame.duplicated(list(table.key)).any()
-
-
-def key_ordered(table: Table, frame: pd.DataFrame) -> pyarrow.Table:
-    """Return the rows of ``frame``, which has the declared columns and dtypes, as stored and in the key's order."""
+def _as_stored(table: Table, frame: pd.DataFrame) -> pyarrow.Table:
     rows = pyarrow.Table.from_pandas(frame, preserve_index=False)
-    if frame.empty or any(rows.schema.field(column.name).type != ARROW_TYPE[column.dtype] for column in table.columns):
-        rows = pyarrow.table(
-            {column.name: rows[column.name].cast(ARROW_TYPE[column.dtype], safe=False) for column in table.columns}
-        )
-    return in_key_order(table, rows.combine_chunks())
+    for number, column in enumerate(table.columns):
+        if rows.schema.field(number).type != ARROW_TYPE[column.dtype]:
+            rows = rows.set_column(number, column.name, rows[number].cast(ARROW_TYPE[column.dtype], safe=False))
+    return rows.combine_chunks()
+
+
+def _within_bounds(table: Table, rows: pyarrow.Table) -> bool:
+    for column in table.columns:
+        values = rows[column.name]
+        if not column.nullable and values.null_count:
+            return False
+        if column.minimum is not None:
+            least = pyarrow.compute.min(values).as_py()
+            if least is not None and least < column.minimum:
+                return False
+    return True
 
 
 def in_key_order(table: Table, rows: pyarrow.Table) -> pyarrow.Table:
     """Return rows in the order of the key: text by code points, nulls last."""
+    return _in_key_order(table, rows)[0]
+
+
+def _in_key_order(table: Table, rows: pyarrow.Table) -> tuple[pyarrow.Table, bool]:
+    """Rows in the order of the key, and whether no key is there twice or has a null."""
     if _ascending([rows[name] for name in table.key]):
-        return rows
+        return rows, True
     order = pyarrow.compute.sort_indices(rows, sort_keys=[(name, "ascending") for name in table.key])
-    return rows.take(order)
+    rows = rows.take(order)
+    return rows, _ascending([rows[name] for name in table.key])
 
 
 def _ascending(keys: list[pyarrow.Array | pyarrow.ChunkedArray]) -> bool:
@@ -166,7 +178,7 @@ def content_version(table: Table, frame: pd.DataFrame) -> str:
 
     ``frame`` has the declared columns and dtypes. Equal are: every NaN and null of a column, 0.0 and -0.0.
     """
-    return version_of(table, key_ordered(table, frame))
+    return version_of(table, in_key_order(table, _as_stored(table, frame)))
 
 
 def version_of(table: Table, rows: pyarrow.Table) -> str:
@@ -184,18 +196,20 @@ def version_of_nothing(table: Table) -> str:
     return content_version(table, empty(list(table.columns)))
 
 
-def _canonical(values: pyarrow.Array, dtype: Dtype) -> tuple[bytes, ...]:
+def _canonical(values: pyarrow.Array, dtype: Dtype) -> tuple[memoryview, ...]:
     if dtype == "string":
         # Numbered in order of appearance, which is the order of the key; nulls are -1.
         encoded = values.dictionary_encode()
         codes = encoded.indices.fill_null(-1).to_numpy()
-        return json.dumps(encoded.dictionary.to_pylist()).encode(), codes.astype("<i8").tobytes()
+        texts = json.dumps(encoded.dictionary.to_pylist()).encode()
+        return memoryview(texts), codes.astype("<i8").data
     numbers = values.to_numpy(zero_copy_only=False)
     if dtype in ("timestamp", "date"):
-        return (numbers.astype("<M8[us]").tobytes(),)
+        return (numbers.astype("<M8[us]").view("<i8").data,)
     if numbers.dtype.kind == "f":
-        numbers = np.where(np.isnan(numbers), numbers.dtype.type(np.nan), numbers + 0)
-    return (numbers.astype(numbers.dtype.newbyteorder("<")).tobytes(),)
+        numbers = numbers + 0
+        numbers[np.isnan(numbers)] = np.nan
+    return (np.ascontiguousarray(numbers, dtype=numbers.dtype.newbyteorder("<")).data,)
 
 
 def instant(value: datetime, name: str) -> pd.Timestamp:

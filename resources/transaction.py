@@ -14,7 +14,7 @@ import pyarrow.compute
 
 from atlas_pipeline.market.table import Table
 from resources import ducklake
-from resources.rows import conform, key_ordered, version_of, version_of_nothing
+from resources.rows import conforming_rows, version_of, version_of_nothing
 from resources.staging import StagedFile, Staging
 
 
@@ -47,7 +47,7 @@ class Transaction:
 
     staging: Staging
     replacements: dict[Table, dict[str, Replacement]] = field(default_factory=dict)
-    appends: dict[Table, list[pd.DataFrame]] = field(default_factory=dict)
+    appends: dict[Table, list[pyarrow.Table]] = field(default_factory=dict)
     commit: Commit | None = None
 
     def replace(self, table: Table, frames: Mapping[str, pd.DataFrame] | Iterable[tuple[str, pd.DataFrame]]) -> None:
@@ -69,7 +69,7 @@ class Transaction:
             )
         for partition, frame in frames.items() if isinstance(frames, Mapping) else frames:
             self.replacements.setdefault(table, {})[partition] = self._replacement(
-                table, partition, conform(table, frame)
+                table, partition, conforming_rows(table, frame)
             )
 
     def append(self, table: Table, frame: pd.DataFrame) -> None:
@@ -80,12 +80,11 @@ class Transaction:
         InvalidRowsError
             Where rows do not conform to the table's declaration.
         """
-        self.appends.setdefault(table, []).append(conform(table, frame))
+        self.appends.setdefault(table, []).append(conforming_rows(table, frame))
 
-    def _replacement(self, table: Table, partition: str, frame: pd.DataFrame) -> Replacement:
-        if frame.empty:
-            return Replacement(0, version_of_nothing(table), key_ordered(table, frame))
-        rows = key_ordered(table, frame)
+    def _replacement(self, table: Table, partition: str, rows: pyarrow.Table) -> Replacement:
+        if not len(rows):
+            return Replacement(0, version_of_nothing(table), rows)
         strangers = {str(name) for name in pyarrow.compute.unique(rows[table.partition_by]).to_pylist()} - {partition}
         if strangers:
             raise ValueError(

@@ -76,6 +76,48 @@ class Warehouse(dg.ConfigurableResource):
                 where=where,
             )
 
+    def scan(
+        self,
+        table: Table,
+        *,
+        columns: Sequence[str] | None = None,
+        start: datetime | None = None,
+        end: datetime | None = None,
+        before: datetime | None = None,
+        snapshot: int | None = None,
+        where: Mapping[str, Any] | None = None,
+    ) -> Iterator[pd.DataFrame]:
+        """Read a table of any size in one snapshot, a frame a partition; see ``LakeReader.scan``."""
+        with self.session() as lake:
+            yield from lake.scan(
+                table, columns=columns, start=start, end=end, before=before, snapshot=snapshot, where=where
+            )
+
+    def counts(
+        self,
+        table: Table,
+        by: Sequence[str],
+        *,
+        partitions: Sequence[str] | None = None,
+        start: datetime | None = None,
+        end: datetime | None = None,
+        before: datetime | None = None,
+        snapshot: int | None = None,
+        where: Mapping[str, Any] | None = None,
+    ) -> pd.DataFrame:
+        """Count rows by columns, with their first and last time; see ``LakeReader.counts``."""
+        with self.session() as lake:
+            return lake.counts(
+                table,
+                by,
+                partitions=partitions,
+                start=start,
+                end=end,
+                before=before,
+                snapshot=snapshot,
+                where=where,
+            )
+
     @contextmanager
     def transaction(self) -> Iterator[Transaction]:
         """Collect writes to several tables, one snapshot when the block ends; see ``Transaction``."""

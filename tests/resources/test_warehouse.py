@@ -19,7 +19,7 @@ from atlas_pipeline.market.table import Column, Table
 from resources import ducklake
 from resources.lake import Lake
 from resources.reading import FutureReadError, SnapshotNotFoundError, TableMismatchError
-from resources.rows import InvalidRowsError, conform, content_version
+from resources.rows import InvalidRowsError, conforming_rows, content_version
 from resources.warehouse import Warehouse
 
 BARS = Table(
@@ -342,7 +342,7 @@ def test_rows_of_another_partition_are_refused(warehouse: Warehouse) -> None:
 
 def test_coercible_rows_are_coerced(warehouse: Warehouse) -> None:
     frame = pd.DataFrame({"step": ["500"], "verdict": ["wait"]})
-    assert conform(GATE, frame)["step"].dtype == "int64"
+    assert conforming_rows(GATE, frame)["step"].to_pylist() == [500]
     warehouse.append(GATE, frame)
     assert warehouse.read(GATE)["step"].tolist() == [500]
 
