@@ -1,7 +1,7 @@
 """The real daily bars that the ``arch`` package ships: S&P 500 and Nasdaq Composite, 1999 to 2018.
 
 They are price indices: not tradable, without dividends or splits, and the opens of the S&P 500 are stale in
-many years (see ``validation.stale_opens``). The package's files are read where they lie: importing ``arch``
+many years (see ``coverage``). The package's files are read where they lie: importing ``arch``
 itself costs seconds and is needed for nothing here.
 """
 

@@ -1,4 +1,4 @@
-"""Which bars are let in: structure, market rules, sessions; what is refused and what is only remarked upon.
+"""Which bars are let in: structure, market rules, sessions. What is odd but no error stands in ``tripwires``.
 
 Nothing is dropped or filled here: every row that comes in goes out, accepted or refused with its reason. No
 rule looks at a later bar, so that a bar's acceptance, like everything else, never depends on the future: a
@@ -8,20 +8,20 @@ absurd by itself.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
 from atlas_pipeline.market.bars import BARS, PRICES, empty
-from atlas_pipeline.market.quarantine import conform, duplicate_rules, reasons_of, split
+from atlas_pipeline.market.calendars import bar_grid, microseconds
+from atlas_pipeline.market.intervals import Interval, parse_interval
+from atlas_pipeline.market.quarantine import conform, duplicate_rules, reasons_of, sort_by_key, split
+from atlas_pipeline.market.series import ActionsBetween, BarSeries, actions_between, in_series
+from atlas_pipeline.market.tripwires import find_tripwires, out_of_order
 
-STALE_OPEN_TOLERANCE = 1e-4
-STALE_OPEN_SHARE = 0.1
-_TRIPWIRE_DECAY = 0.94
-_TRIPWIRE_RETURNS = 20
-
-REMARKS = {"kind": "str", "symbol": "str", "session": "datetime64[us]", "value": "float64", "message": "str"}
+_DAY = Interval(1, "d")
 
 
 @dataclass(frozen=True)
@@ -34,14 +34,13 @@ class ValidatedBars:
         Rows of ``BARS``, sorted by its key.
     quarantined
         Rows of ``QUARANTINED_BARS``.
-    warnings
-        What is odd but no error: ``kind`` (``jump``, ``zero_volume``, ``missing_sessions``, ``stale_opens``,
-        ``out_of_order``), ``symbol``, ``session`` (the first concerned), ``value`` and ``message``.
+    tripwires
+        Rows of ``BAR_TRIPWIRES``: what is odd about the bars let in, and about the order of all that came.
     """
 
     bars: pd.DataFrame
     quarantined: pd.DataFrame
-    warnings: pd.DataFrame
+    tripwires: pd.DataFrame
 
 
 def validate_bars(
@@ -60,14 +59,16 @@ def validate_bars(
     frame
         Bars as a source gave them: the columns of ``BARS`` (``month`` may be left out), any order.
     sessions
-        ``calendars.sessions`` over the days of ``frame``.
+        ``calendars.sessions`` over the sessions of ``frame``; for bars of weeks, months or years at least one session
+        further, since only the next one tells that a week is over. Missing sessions are counted from its first.
     history
-        Validated bars before ``frame``, for the rules that need what came before; none where there are none.
+        Validated bars before ``frame``, for the rules that need what came before; the last
+        ``tripwires.HISTORY_BARS`` of each symbol are enough. None where there are none.
     actions
-        Rows of ``CORPORATE_ACTIONS``; a split moves the level that a price is compared with.
+        Rows of ``CORPORATE_ACTIONS``; splits and dividends move the level that a price is compared with.
     jump_sigmas
-        Tripwire: a return beyond this many trailing standard deviations (RiskMetrics, decay 0.94, over the
-        bars before) is remarked upon. The bundled indices reach 8 in twenty years.
+        Tripwire: a return beyond this many trailing standard deviations is remarked upon. The bundled indices
+        reach 8 in twenty years.
     absurd_factor
         A bar with a price more than this factor above or below the symbol's last accepted close is refused,
         unless it agrees with a refused bar just before it: no market moves so between two bars, misplaced
@@ -82,57 +83,25 @@ def validate_bars(
     BrokenSchemaError
         Where a column is missing or of the wrong type, or a row lacks its key.
     ValueError
-        Where ``sessions`` does not cover the bars.
+        Where ``sessions`` does not cover the bars, or an interval is none.
     """
-    rows = conform(frame, BARS)
+    came = conform(frame, BARS)
+    rows = sort_by_key(came, BARS.key)
     _require_cover(rows, sessions)
-    before = empty(BARS) if history is None else history[list(BARS.names)]
-    reasons = reasons_of([*_price_rules(rows), *_session_rules(rows, sessions)], len(rows))
-    duplicates = duplicate_rules(rows, BARS.key, reasons == "")
-    reasons = np.where(reasons == "", reasons_of(duplicates, len(rows)), reasons)
-    absurd = _absurd(rows, before, reasons == "", actions, absurd_factor)
-    reasons[absurd] = f"price is off the last accepted close by more than a factor of {absurd_factor:g}"
+    before = empty(BARS) if history is None else history
+    rules = [*_price_rules(rows), *_session_rules(rows, sessions)]
+    good = ~np.logical_or.reduce([broken for _, broken in rules])
+    repeats = duplicate_rules(rows, BARS.key, good)
+    good &= ~np.logical_or.reduce([broken for _, broken in repeats])
+    absurd = _absurd(rows, before, good, actions, absurd_factor)
+    off_level = f"price is off the last accepted close by more than a factor of {absurd_factor:g}"
+    reasons = reasons_of([*rules, *repeats, (off_level, absurd)], len(rows))
     accepted, quarantined = split(rows, reasons, BARS)
-    remarks = [
-        *_out_of_order(rows),
-        *_jumps(accepted, before, actions, jump_sigmas),
-        *_zero_volumes(accepted),
-        *_missing_sessions(accepted, before, sessions),
-        *_stale_open_remarks(accepted, before),
-    ]
-    warnings = pd.DataFrame(remarks, columns=list(REMARKS)).astype(REMARKS)
-    return ValidatedBars(accepted, quarantined, warnings)
-
-
-def stale_opens(
-    bars: pd.DataFrame, history: pd.DataFrame | None = None, tolerance: float = STALE_OPEN_TOLERANCE
-) -> pd.DataFrame:
-    """Count how often the open is only the previous close again: an open at which nobody could have traded.
-
-    Parameters
-    ----------
-    bars
-        Rows of ``BARS``.
-    history
-        Bars before them, for the first bar's previous close.
-    tolerance
-        Relative distance up to which an open counts as stale; 1e-4 is one basis point.
-
-    Returns
-    -------
-    pandas.DataFrame
-        ``symbol``, ``interval``, ``year`` (int32), ``days`` with a previous close (int64), ``stale`` (int64)
-        and ``share``.
-    """
-    chained = _chain(bars, history)
-    close = chained.groupby(["symbol", "interval"], sort=False)["close"].shift()
-    judged = chained[chained["judged"] & close.notna()]
-    stale = (judged["open"] / close[judged.index] - 1).abs() <= tolerance
-    year = judged["available_at"].dt.year.astype("int32").rename("year")
-    counts = stale.groupby([judged["symbol"], judged["interval"], year]).agg(days="size", stale="sum").reset_index()
-    counts = counts.astype({"days": "int64", "stale": "int64"})
-    counts["share"] = counts["stale"] / counts["days"].where(counts["days"] > 0)
-    return counts
+    tripwires = find_tripwires(accepted, before, sessions, actions, jump_sigmas)
+    disorder = out_of_order(came)
+    if len(disorder):
+        tripwires = sort_by_key(pd.concat([tripwires, disorder], ignore_index=True), ("symbol", "available_at", "kind"))
+    return ValidatedBars(accepted, quarantined, tripwires)
 
 
 def _require_cover(rows: pd.DataFrame, sessions: pd.DataFrame) -> None:
@@ -151,165 +120,117 @@ def _require_cover(rows: pd.DataFrame, sessions: pd.DataFrame) -> None:
 
 def _price_rules(rows: pd.DataFrame) -> list[tuple[str, np.ndarray]]:
     open_, high, low, close = (rows[name].to_numpy() for name in PRICES)
-    prices = np.stack([open_, high, low, close])
     volume = rows["volume"].to_numpy()
-    usable = (np.isfinite(prices) & (prices > 0)).all(axis=0)
+    # An extreme of four is NaN where one of them is: the rows that are plainly sound are told by two comparisons.
+    top = np.maximum(np.maximum(open_, high), np.maximum(low, close))
+    bottom = np.minimum(np.minimum(open_, high), np.minimum(low, close))
+    missing = np.isnan(top)
     with np.errstate(invalid="ignore"):
+        usable = ~missing & (bottom > 0) & (top < np.inf)
+        unsound = np.flatnonzero(~usable)
+        prices = np.stack([values[unsound] for values in (open_, high, low, close)])
+        infinite, not_positive = np.zeros(len(rows), dtype=bool), np.zeros(len(rows), dtype=bool)
+        infinite[unsound] = np.isinf(prices).any(axis=0)
+        not_positive[unsound] = (prices <= 0).any(axis=0)
         return [
-            ("a price is missing", np.isnan(prices).any(axis=0)),
-            ("a price is infinite", np.isinf(prices).any(axis=0)),
-            ("a price is not positive", (prices <= 0).any(axis=0)),
-            ("high is below open, low or close", usable & (high < np.maximum(np.maximum(open_, low), close))),
-            ("low is above open, high or close", usable & (low > np.minimum(np.minimum(open_, high), close))),
+            ("a price is missing", missing),
+            ("a price is infinite", infinite),
+            ("a price is not positive", not_positive),
+            ("high is below open, low or close", usable & (high < top)),
+            ("low is above open, high or close", usable & (low > bottom)),
             ("volume is negative or infinite", (volume < 0) | np.isinf(volume)),
         ]
 
 
-def _session_rules(rows: pd.DataFrame, sessions: pd.DataFrame) -> list[tuple[str, np.ndarray]]:
-    known = sessions.set_index("session")
-    opens, closes = rows["session"].map(known["opens_at"]), rows["session"].map(known["available_at"])
-    traded = closes.notna().to_numpy()
-    daily = (rows["interval"] == "1d").to_numpy()
-    at_close = (rows["available_at"] == closes).to_numpy()
-    inside = ((rows["available_at"] > opens) & (rows["available_at"] <= closes)).to_numpy()
-    return [
-        ("session is missing", rows["session"].isna().to_numpy()),
-        ("the exchange does not trade on this session", rows["session"].notna().to_numpy() & ~traded),
-        ("available_at is not the close of the session", traded & daily & ~at_close),
-        ("available_at lies outside the session", traded & ~daily & ~inside),
-    ]
+def _session_rules(rows: pd.DataFrame, sessions: pd.DataFrame) -> Iterator[tuple[str, np.ndarray]]:
+    days = rows["session"].to_numpy("datetime64[us]").astype("int64")
+    known = sessions["session"].to_numpy("datetime64[us]").astype("int64")
+    at = np.minimum(np.searchsorted(known, days), max(0, len(known) - 1))
+    traded = known[at] == days if len(known) else np.zeros(len(rows), dtype=bool)
+    missing = rows["session"].isna().to_numpy()
+    yield "session is missing", missing
+    yield "the exchange does not trade on this session", ~missing & ~traded
+    instants = microseconds(rows["available_at"])
+    code, names = pd.factorize(rows["interval"])
+    for number, name in enumerate(names):
+        # The positions of one interval are taken out only where there are several: mostly there is one.
+        own = traded if len(names) == 1 else traded & (code == number)
+        yield from _label_rules(name, own, instants, days, at, sessions)
 
 
-def _chain(bars: pd.DataFrame, history: pd.DataFrame | None) -> pd.DataFrame:
-    """History and bars in one, sorted, with ``judged`` true for the latter."""
-    earlier = empty(BARS) if history is None else history
-    both = pd.concat([earlier.assign(judged=False), bars.assign(judged=True)], ignore_index=True)
-    both = both.astype({"judged": bool})
-    return both.sort_values(list(BARS.key), kind="stable", ignore_index=True)
-
-
-def _split_ratios(rows: pd.DataFrame, actions: pd.DataFrame | None) -> np.ndarray:
-    """Multiply the splits that went ex after a symbol's previous row and up to this one; rows are sorted."""
-    ratios = np.ones(len(rows))
-    if actions is None or actions.empty:
-        return ratios
-    for action in actions[actions["kind"] == "split"].itertuples():
-        later = (rows["symbol"] == action.symbol) & (rows["session"] >= action.session)
-        for positions in rows[later].groupby("interval", sort=False).indices.values():
-            ratios[np.flatnonzero(later)[positions[0]]] *= action.value
-    return ratios
+def _label_rules(
+    name: str, own: np.ndarray, instants: np.ndarray, days: np.ndarray, at: np.ndarray, sessions: pd.DataFrame
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Rules about the instant and the session of bars of one interval on sessions that exist."""
+    interval = parse_interval(name)
+    if not own.any():
+        return
+    opens, closes = microseconds(sessions["opens_at"])[at], microseconds(sessions["available_at"])[at]
+    if not interval.intraday:
+        at_close = instants == closes
+        yield "available_at is not the close of the session", own & ~at_close
+        # Where a vendor begins to count sessions is its own affair; weeks, months and years are everybody's.
+        if interval.unit != _DAY.unit:
+            last = days[own].max()
+            if not (microseconds(sessions["session"]) > last).any():
+                raise ValueError(
+                    f"sessions end with {sessions['session'].max()}, the last one of {name} bars: pass at least one "
+                    "more, which tells whether the period was over"
+                )
+            over = np.isin(days, microseconds(bar_grid(sessions, name)["session"]))
+            yield f"session is not the last of its {name}", own & at_close & ~over
+        return
+    inside = (instants > opens) & (instants <= closes)
+    yield "available_at is the opening of the session: labelled by its start", own & (instants == opens)
+    yield "available_at lies outside the session", own & ~inside & (instants != opens)
+    grid = bar_grid(sessions, name)
+    ends, of_session = microseconds(grid["available_at"]), microseconds(grid["session"])
+    place = np.minimum(np.searchsorted(ends, instants), len(ends) - 1)
+    on_grid = (ends[place] == instants) & (of_session[place] == days)
+    yield f"available_at is no end of a {name} bar counted from the opening", own & inside & ~on_grid
 
 
 def _absurd(
     rows: pd.DataFrame, history: pd.DataFrame, judged: np.ndarray, actions: pd.DataFrame | None, factor: float
 ) -> np.ndarray:
     absurd = np.zeros(len(rows), dtype=bool)
-    good = rows[judged].assign(position=np.flatnonzero(judged))
-    chained = _chain(good, history)
-    chained["ratio"] = _split_ratios(chained, actions)
-    for _, group in chained.groupby(["symbol", "interval"], sort=False):
-        prices = group[list(PRICES)].to_numpy() * np.cumprod(group["ratio"].to_numpy())[:, None]
-        high, low, close = prices.max(axis=1), prices.min(axis=1), prices[:, 3]
-        if not ((high[1:] > factor * close[:-1]) | (low[1:] * factor < close[:-1])).any():
-            continue
-        absurd[
-            group["position"].to_numpy()[_off_level(high, low, close, group["judged"].to_numpy(), factor)].astype(int)
-        ] = True
+    positions = np.flatnonzero(judged)
+    # Of what came before only the last close of each series counts.
+    last = history.loc[history.groupby(["symbol", "interval"], sort=False)["available_at"].idxmax()]
+    series = in_series(rows if len(positions) == len(rows) else rows.take(positions), last)
+    off = _off_level(series, actions_between(series, actions), factor)
+    absurd[positions[series.row[off]]] = True
     return absurd
 
 
-def _off_level(high: np.ndarray, low: np.ndarray, close: np.ndarray, judged: np.ndarray, factor: float) -> np.ndarray:
+def _off_level(series: BarSeries, actions: ActionsBetween, factor: float) -> np.ndarray:
     """Bars far off the last accepted close, so that the way back from a spike is not taken for a second one.
 
     A bar that agrees with the refused one before it confirms a new level (a split nobody recorded): it is
     accepted, or one unknown split would refuse all that follows.
     """
-    off = np.zeros(len(close), dtype=bool)
-    accepted = refused = close[0]
-    for row in range(1, len(close)):
-        fits = [high[row] <= factor * level and low[row] * factor >= level for level in (accepted, refused)]
-        off[row] = judged[row] and not any(fits)
-        if off[row]:
-            refused = close[row]
-        else:
-            accepted = refused = close[row]
+    level = actions.level(series.before(series.close))
+    with np.errstate(invalid="ignore"):
+        suspect = (series.row >= 0) & ((series.high > factor * level) | (series.low * factor < level))
+    off = np.zeros(len(level), dtype=bool)
+    done = -1
+    for start in np.flatnonzero(suspect):
+        if start <= done:
+            continue
+        # Up to here the close before was accepted; from here on it is walked until a bar is accepted again.
+        row, accepted = int(start), float(series.close[start - 1])
+        refused = accepted
+        while row < len(off) and (row == start or not series.first[row]):
+            at = ActionsBetween(actions.ratio[row : row + 1], actions.cash[row : row + 1])
+            accepted, refused = (float(at.level(np.array([value]))[0]) for value in (accepted, refused))
+            fits = [
+                series.high[row] <= factor * value and series.low[row] * factor >= value
+                for value in (accepted, refused)
+            ]
+            if any(fits):
+                break
+            off[row] = True
+            refused = float(series.close[row])
+            row += 1
+        done = row
     return off
-
-
-def _out_of_order(rows: pd.DataFrame) -> list[tuple[str, str, object, float, str]]:
-    back = rows.groupby(["symbol", "interval"], sort=False)["available_at"].diff() < pd.Timedelta(0)
-    counts = rows[back].groupby("symbol", sort=True)["session"].agg(["size", "first"])
-    return [
-        ("out_of_order", str(symbol), count["first"], float(count["size"]),
-         f"{count['size']} bars came before an older one; they were sorted")
-        for symbol, count in counts.iterrows()
-    ]  # fmt: skip
-
-
-def _jumps(
-    bars: pd.DataFrame, history: pd.DataFrame, actions: pd.DataFrame | None, sigmas: float
-) -> list[tuple[str, str, object, float, str]]:
-    chained = _chain(bars, history)
-    grouping = [chained["symbol"], chained["interval"]]
-    level = chained["close"] * pd.Series(_split_ratios(chained, actions)).groupby(grouping).cumprod()
-    returns = pd.Series(np.log(level / level.groupby(grouping).shift()))
-    squares = returns**2
-    variance = squares.groupby(grouping).transform(
-        lambda own: own.ewm(alpha=1 - _TRIPWIRE_DECAY, min_periods=_TRIPWIRE_RETURNS).mean().shift()
-    )
-    deviations = returns.abs() / np.sqrt(variance)
-    over = chained["judged"] & (deviations > sigmas)
-    return [
-        ("jump", row.symbol, row.session, float(deviations[row.Index]),
-         f"a return of {100 * returns[row.Index]:.1f}% is {deviations[row.Index]:.1f} trailing deviations: "
-         "a split that corporate actions lack, or news")
-        for row in chained[over].itertuples()
-    ]  # fmt: skip
-
-
-def _zero_volumes(bars: pd.DataFrame) -> list[tuple[str, str, object, float, str]]:
-    idle = bars[bars["volume"] == 0].groupby("symbol", sort=True)["session"].agg(["size", "first"])
-    return [
-        (
-            "zero_volume",
-            str(symbol),
-            found["first"],
-            float(found["size"]),
-            f"{found['size']} bars without volume",
-        )
-        for symbol, found in idle.iterrows()
-    ]
-
-
-def _missing_sessions(
-    bars: pd.DataFrame, history: pd.DataFrame, sessions: pd.DataFrame
-) -> list[tuple[str, str, object, float, str]]:
-    """Find runs of sessions without a bar, from a symbol's first bar to the last of any symbol."""
-    if bars.empty:
-        return []
-    closed = sessions[sessions["available_at"] <= bars["available_at"].max()]
-    remarks = []
-    for symbol, own in bars.groupby("symbol", sort=True):
-        earlier = history.loc[history["symbol"] == symbol, "session"]
-        days = closed["session"]
-        first = own["session"].min() if earlier.empty else days.iloc[0]
-        days = days[days >= first]
-        missing = ~days.isin(own["session"]) & ~days.isin(earlier)
-        for _, run in days[missing].groupby((~missing).cumsum()[missing]):
-            remarks.append(
-                ("missing_sessions", str(symbol), run.iloc[0], float(len(run)),
-                 f"{len(run)} sessions without a bar, {run.iloc[0].date()} to {run.iloc[-1].date()}")
-            )  # fmt: skip
-    return remarks
-
-
-def _stale_open_remarks(bars: pd.DataFrame, history: pd.DataFrame) -> list[tuple[str, str, object, float, str]]:
-    counts = stale_opens(bars, history).groupby("symbol", sort=True)[["days", "stale"]].sum()
-    counts["share"] = counts["stale"] / counts["days"]
-    counts["first"] = bars.groupby("symbol")["session"].min()
-    return [
-        ("stale_opens", str(symbol), found["first"], float(found["share"]),
-         f"the open is within {1e4 * STALE_OPEN_TOLERANCE:g} basis point of the previous close on "
-         f"{found['share']:.0%} of {found['days']:.0f} days: fill orders at the close")
-        for symbol, found in counts[counts["share"] > STALE_OPEN_SHARE].iterrows()
-    ]  # fmt: skip
