@@ -6,13 +6,16 @@ from datetime import UTC, datetime, timedelta
 import dagster as dg
 import pandas as pd
 
+from assets.ingestion import by_month, month_bounds
 from assets.loading import model_rows
-from assets.market import bars, by_month, month_bounds, option_chain, quotes
-from assets.metadata import OWNERS, TRANSIENT, frame, materializations, picture, table_metadata
+from assets.market import bars
+from assets.metadata import OWNERS, TRANSIENT, frame, materializations, permanent, picture, table_metadata
 from assets.partitions import MONTHS, MONTHS_OF_THE_YEAR, YEARS
 from assets.schema_check import schema_result, stored
+from assets.snapshots import option_chain, quotes
 from atlas_pipeline.features.registry import FEATURES, MICROSTRUCTURE_FEATURES, OPTION_FEATURES
-from atlas_pipeline.market.bars import BARS
+from atlas_pipeline.market.adjustment import CorporateActionError
+from atlas_pipeline.market.bars import BARS, CORPORATE_ACTIONS
 from atlas_pipeline.market.option_chain import OPTION_CHAIN
 from atlas_pipeline.market.quotes import QUOTES
 from atlas_pipeline.market.table import Table
@@ -35,7 +38,7 @@ in a year that is not over."""
     pool="lake",
     kinds={"numba", "duckdb"},
     owners=OWNERS,
-    code_version="1",
+    code_version="2",
     retry_policy=TRANSIENT,
     freshness_policy=dg.FreshnessPolicy.time_window(fail_window=timedelta(days=4)),
     metadata=table_metadata(FEATURES),
@@ -46,7 +49,8 @@ def features(
     """Eight indicators and the model inputs made of them, one row a symbol and bar.
 
     Indicators that recur (RSI, MACD, ATR) remember everything before them, so each month is computed from the
-    whole history up to its end: a month computed alone equals the same month of a full computation.
+    whole history up to its end: a month computed alone equals the same month of a full computation. Splits and
+    dividends are taken out of the prices as of each bar, so that none is a price move and no later one changes a row.
     """
     from atlas_pipeline.features.compute import compute_features
     from atlas_pipeline.features.coverage import coverage
@@ -54,15 +58,18 @@ def features(
 
     months = sorted(context.partition_keys)
     _, end = month_bounds(months)
-    history = warehouse.read(BARS, before=end)
-    computed = compute_features(history)
+    history, actions = _history(warehouse, end)
+    with permanent(CorporateActionError):
+        computed = compute_features(history, actions)
     chosen = computed[computed["month"].isin(months)]
     absent = sorted(set(months) - set(chosen["month"]))
     if absent:
         raise dg.Failure(f"no bars in {', '.join(absent)}: materialize these months of bars first", allow_retries=False)
     commit = warehouse.replace(FEATURES, by_month(chosen, months))
     counts = chosen.groupby("month").size()
-    context.log.info(f"{len(chosen)} rows of {len(months)} months from {len(history)} bars")
+    context.log.info(
+        f"{len(chosen)} rows of {len(months)} months from {len(history)} bars and {len(actions)} corporate actions"
+    )
     yield from materializations(
         context,
         commit.data_versions[FEATURES.name],
@@ -76,6 +83,16 @@ def features(
     )
 
 
+def _history(warehouse: Warehouse, before: datetime) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Bars and corporate actions known before an instant, as one ingestion left them."""
+    with warehouse.session() as lake:
+        snapshot = lake.snapshot()
+        return (
+            lake.read(BARS, before=before, snapshot=snapshot),
+            lake.read(CORPORATE_ACTIONS, before=before, snapshot=snapshot),
+        )
+
+
 @dg.asset_check(asset=features, blocking=True)
 def features_schema(warehouse: Warehouse) -> dg.AssetCheckResult:
     """Every stored row has its types and a key of its own."""
@@ -84,14 +101,17 @@ def features_schema(warehouse: Warehouse) -> dg.AssetCheckResult:
 
 @dg.asset_check(asset=features, blocking=True, additional_deps=[bars])
 def features_causality(warehouse: Warehouse) -> dg.AssetCheckResult:
-    """No row changes when the future is cut off, changed or permuted; stored rows are what today's code computes."""
+    """No row changes when the future is cut off, changed or permuted; stored rows are what today's code computes.
+
+    The future's splits and dividends are cut off, changed and permuted with it, and unannounced ones are added.
+    """
     from atlas_pipeline.features.causality import audit_causality
     from atlas_pipeline.features.compute import compute_features
 
     rows = stored(warehouse, FEATURES)
-    history = warehouse.read(BARS, before=rows["available_at"].max() + timedelta(microseconds=1))
-    report = audit_causality(compute_features, history)
-    again = compute_features(history)
+    history, actions = _history(warehouse, rows["available_at"].max() + timedelta(microseconds=1))
+    report = audit_causality(compute_features, history, actions)
+    again = compute_features(history, actions)
     again = again[again["month"].isin(rows["month"].unique())].reset_index(drop=True)
     same = again.equals(rows)
     return dg.AssetCheckResult(
@@ -116,13 +136,13 @@ def features_causality(warehouse: Warehouse) -> dg.AssetCheckResult:
     pool="lake",
     kinds={"safetensors", "numpy"},
     owners=OWNERS,
-    code_version="1",
+    code_version="2",
     retry_policy=TRANSIENT,
 )
 def panel(
     context: dg.AssetExecutionContext, warehouse: Warehouse, artifacts: Artifacts
 ) -> Iterator[dg.MaterializeResult | dg.AssetMaterialization]:
-    """One year's model inputs, prices and trailing volatility: contiguous, memory-mappable, what models read."""
+    """One year's model inputs, prices and corporate actions: contiguous, memory-mappable, what models read."""
     versions: dict[str, str] = {}
     own: dict[str, dict[str, object]] = {}
     rows = 0

@@ -24,6 +24,7 @@ from atlas_pipeline.config import (
     digest_of,
 )
 from atlas_pipeline.features.registry import FEATURES, MODEL_INPUTS, VOLATILITY
+from atlas_pipeline.market.adjustment import DIVIDEND, SPLIT
 from atlas_pipeline.market.bars import BARS
 from resources.artifacts import Artifacts
 
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from atlas_pipeline.windows.panel import Panel
     from resources.lake import Lake
 
-CODE_VERSION = "1"
+CODE_VERSION = "2"
 """Of everything that is learned; raised when the code would learn something else from the same rows."""
 
 PATHS_FILE = "paths.safetensors"
@@ -42,10 +43,15 @@ POLICY_FILE = "policy.safetensors"
 
 
 def model_rows(lake: Lake, start: datetime, end: datetime) -> Panel:
-    """Read the model inputs, prices and trailing volatility of all bars in [start, end)."""
+    """Read the model inputs, prices, trailing volatility, splits and dividends of all bars in [start, end)."""
     from atlas_pipeline.windows.panel import Panel
 
-    inputs = lake.read(FEATURES, start=start, end=end, columns=[*FEATURES.key, *MODEL_INPUTS, VOLATILITY.name])
+    inputs = lake.read(
+        FEATURES,
+        start=start,
+        end=end,
+        columns=[*FEATURES.key, *MODEL_INPUTS, VOLATILITY.name, SPLIT.name, DIVIDEND.name],
+    )
     prices = lake.read(BARS, start=start, end=end, columns=[*BARS.key, "open", "high", "low", "close", "volume"])
     rows = inputs.merge(prices, on=list(BARS.key), validate="one_to_one")
     return Panel.from_frame(rows, MODEL_INPUTS, volatility=VOLATILITY.name)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import dagster as dg
     import pandas as pd
 
+    from atlas_pipeline.trading.market_path import MarketPath
     from resources.artifacts import Artifacts
     from resources.market import Market
     from resources.tracking import Tracking
@@ -188,6 +189,25 @@ def make_actions() -> Callable[..., pd.DataFrame]:
         return conform(frame, CORPORATE_ACTIONS)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def as_traded() -> Callable[[MarketPath, dict[int, float], dict[int, float]], MarketPath]:
+    """A path as it would trade through splits and dividends, by bar: prices fall by the splits, cash comes on top."""
+
+    def trade(path: MarketPath, splits: dict[int, float], dividends: dict[int, float]) -> MarketPath:
+        import dataclasses
+
+        import numpy as np
+
+        split, dividend = np.ones(len(path)), np.zeros(len(path))
+        split[list(splits)], dividend[list(dividends)] = list(splits.values()), list(dividends.values())
+        shares = np.cumprod(split)
+        return dataclasses.replace(
+            path, open=path.open / shares, close=path.close / shares, split=split, dividend=dividend
+        )
+
+    return trade
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -93,9 +93,4 @@ def _on_common_bars(paths: list[MarketPath]) -> list[MarketPath]:
     if not paths:
         return paths
     common = set.intersection(*(set(path.available_at.tolist()) for path in paths))
-    cut = []
-    for path in paths:
-        kept = np.isin(path.available_at, list(common))
-        arrays = {f.name: getattr(path, f.name)[kept] for f in fields(path) if f.name != "symbol"}
-        cut.append(replace(path, **arrays))
-    return cut
+    return [path.only(np.isin(path.available_at, list(common))) for path in paths]

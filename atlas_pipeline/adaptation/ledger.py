@@ -20,9 +20,12 @@ _CONTEXT = tuple(
 # exactly.
 _ACCOUNT_MEANING = {
     "cash": ("cash after the bar", "currency"),
-    "shares": ("shares held; negative when short", "shares"),
+    "shares": ("shares held, as they trade at the bar; negative when short", "shares"),
     "position": ("target of the last trade", "units of equity"),
-    "entry_price": ("average price paid for the shares held; 0 without any", "currency per share"),
+    "entry_price": (
+        "average price paid for the shares held, less the splits and dividends since; 0 without any",
+        "currency per share",
+    ),
     "equity": ("cash and shares at the bar's close", "currency"),
     "peak": ("largest equity so far", "currency"),
     "sharpe_mean": ("moment A of the differential Sharpe ratio", ""),
@@ -80,7 +83,9 @@ EQUITY = Table(
         Column("bar", "timestamp", "instant the bar is complete", "UTC"),
         Column("close", "float64", "what the shares are valued at", "currency per share", minimum=0),
         *(Column(name, "float64", *_ACCOUNT_MEANING[name]) for name in ACCOUNT),
-        Column("net_return", "float64", "of equity over the bar, costs inside", "fraction"),
+        Column("net_return", "float64", "of equity over the bar, costs and dividends inside", "fraction"),
+        Column("split", "float64", "shares held after the bar's splits for one before; 1 without", minimum=0),
+        Column("dividend", "float64", "cash booked for dividends; negative: a short paid them", "currency"),
     ),
     key=KEY,
     time="bar",

@@ -145,7 +145,7 @@ def trade_bar(
         if index == len(path) or path.available_at[index] != bar or path.symbol in closed:
             continue
         key: Row = {"ledger": state.ledger, "symbol": path.symbol, "bar": bar}
-        close, net_return, ruined = float(path.close[index]), 0.0, False
+        close, net_return, split, dividend, ruined = float(path.close[index]), 0.0, 1.0, 0.0, False
         held = accounts.pop(path.symbol, None)
         if held is None:
             account = open_account(config.initial_balance, float(path.volatility[index]))
@@ -153,8 +153,18 @@ def trade_bar(
             account, before = held.account.copy(), held.decision
             fill_price = float(path.fills(config.fill)[index])
             opening = account[STEPS] == 0
-            outcome = step(account, before["action"], fill_price, close, before["volatility"], rules)
-            net_return, ruined = outcome.net_return, outcome.ruined
+            split = float(path.split[index])
+            outcome = step(
+                account,
+                before["action"],
+                fill_price,
+                close,
+                before["volatility"],
+                rules,
+                split,
+                float(path.dividend[index]),
+            )
+            net_return, dividend, ruined = outcome.net_return, outcome.dividend, outcome.ruined
             env_steps += 1
             if outcome.traded != 0:
                 rows.rows[FILLS.name].append(
@@ -181,7 +191,8 @@ def trade_bar(
                 }
             )
         entries = dict(zip(ACCOUNT, account.tolist(), strict=True))
-        rows.rows[EQUITY.name].append({**key, "close": close, **entries, "net_return": net_return})
+        booked = {"net_return": net_return, "split": split, "dividend": dividend}
+        rows.rows[EQUITY.name].append({**key, "close": close, **entries, **booked})
         if ruined:
             closed.add(path.symbol)
             continue

@@ -147,6 +147,7 @@ class LivePolicy:
     ) -> list[MarketPath]:
         """Observe all bars in [start, end), one path a symbol.
 
+        A split or dividend in the bars from ``start`` to a path's first, which end no window, falls on that first bar.
         Each window ends at its own bar, so nothing here depends on later bars, however many are computed at
         once.
 
@@ -186,7 +187,8 @@ class LivePolicy:
                 np.concatenate([path.forecast_scale for path in of_base]),
             )
         embeddings, location, scale = self.observe(panel, ends, hardware, frozen)
-        return market_paths(panel, ends, embeddings, location, scale)
+        held_from = None if start is None else microseconds(start)
+        return market_paths(panel, ends, embeddings, location, scale, held_from)
 
     def observe(
         self,

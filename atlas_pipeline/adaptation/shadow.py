@@ -101,7 +101,15 @@ def _run(policy: LivePolicy, path: MarketPath, config: Config, uniforms: npt.NDA
             # The gate refuses what is not finite; the bars from here on stay NaN.
             break
         net_returns[t], traded[t] = _advance(
-            accounts, actions, fills[t + 1], path.close[t + 1], path.volatility[t], rules, drawdowns
+            accounts,
+            actions,
+            fills[t + 1],
+            path.close[t + 1],
+            path.volatility[t],
+            rules,
+            path.split[t + 1],
+            path.dividend[t + 1],
+            drawdowns,
         )
     return _Track(net_returns, drawdowns, traded)
 
@@ -128,13 +136,15 @@ def _advance(
     close: float,
     volatility: float,
     rules: Rules,
+    split: float,
+    dividend: float,
     drawdowns: npt.NDArray[np.float64],
 ) -> tuple[float, float]:
     """Step every account; mean net return, and mean traded notional over equity."""
     net_return, traded = 0.0, 0.0
     for n in range(len(accounts)):
         before = accounts[n, EQUITY]
-        outcome = step(accounts[n], actions[n], fill_price, close, volatility, rules)
+        outcome = step(accounts[n], actions[n], fill_price, close, volatility, rules, split, dividend)
         net_return += outcome.net_return
         if before > 0.0:
             traded += abs(outcome.traded) * outcome.price / before

@@ -97,7 +97,16 @@ def trade(path: MarketPath, config: TradingSettings, decision: Decision) -> Trac
     equity[0], position[0] = account[EQUITY], account[POSITION]
     for t in range(bars - 1):
         action = decision(t, account)
-        outcome = step(account, action, fills[t + 1], path.close[t + 1], path.volatility[t], rules)
+        outcome = step(
+            account,
+            action,
+            fills[t + 1],
+            path.close[t + 1],
+            path.volatility[t],
+            rules,
+            path.split[t + 1],
+            path.dividend[t + 1],
+        )
         equity[t + 1], position[t + 1] = account[EQUITY], account[POSITION]
         net_return[t], reward[t] = outcome.net_return, outcome.reward
         traded[t] = abs(outcome.traded) * outcome.price / equity[t]
@@ -151,10 +160,8 @@ def buy_and_hold(path: MarketPath, config: TradingSettings) -> Track:
     return trade(path, config, toward(np.ones(len(path))))
 
 
-def momentum(
-    path: MarketPath, config: TradingSettings, history: NDArray[np.float64], bars: int = MOMENTUM_BARS
-) -> Track:
-    """Trade the sign of the return over the last ``bars`` bars: long when it is positive, otherwise short.
+def momentum(path: MarketPath, config: TradingSettings, start: int = 0, bars: int = MOMENTUM_BARS) -> Track:
+    """Trade the sign of the total return over the last ``bars`` bars: long when it is positive, otherwise short.
 
     Time-series momentum of Moskowitz, Ooi and Pedersen (2012), Journal of Financial Economics 104(2), sec. 3,
     at one unit of equity instead of constant volatility. Where shorts are not allowed it stands aside
@@ -164,19 +171,16 @@ def momentum(
     ----------
     path : MarketPath
     config : TradingSettings
-    history : ndarray of float64, shape (H,)
-        Closes before the path's first bar, oldest first; while the two together are too short it stands
-        aside.
+    start : int
+        First bar to trade; those before it are looked back at. While they are too few it stands aside.
     bars : int
         Length of the look back.
     """
-    closes = np.concatenate([history, path.close])
+    closes = path.total_return_close
     target = np.zeros(len(path))
-    for t in range(len(path)):
-        now = len(history) + t
-        if now >= bars:
-            target[t] = 1.0 if closes[now] > closes[now - bars] else max(-1.0, config.min_position)
-    return trade(path, config, toward(target))
+    for t in range(bars, len(path)):
+        target[t] = 1.0 if closes[t] > closes[t - bars] else max(-1.0, config.min_position)
+    return trade(path.between(start, len(path)), config, toward(target[start:]))
 
 
 def summary(tracks: list[Track], confidence: float = 0.95) -> dict[str, float]:

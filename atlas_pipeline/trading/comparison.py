@@ -47,10 +47,10 @@ def compare(
     """
     tracks: dict[str, list[Track]] = {"policy": [], "policy_sampled": [], "buy_and_hold": [], "momentum": []}
     for number, path in enumerate(paths):
-        judged = during(path, start, end)
-        earlier = path.close[: np.searchsorted(path.available_at, microseconds(start))]
+        first, last = np.searchsorted(path.available_at, [microseconds(start), microseconds(end)])
+        judged = path.between(int(first), int(last))
         tracks["policy"].append(trade_policy(model, judged, config))
         tracks["policy_sampled"].append(trade_policy(model, judged, config, seed=config.seed + number))
         tracks["buy_and_hold"].append(buy_and_hold(judged, config))
-        tracks["momentum"].append(momentum(judged, config, earlier))
+        tracks["momentum"].append(momentum(path.between(0, int(last)), config, int(first)))
     return tracks

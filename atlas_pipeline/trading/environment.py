@@ -16,6 +16,7 @@ from torch import Tensor
 from atlas_pipeline.config import Config
 from atlas_pipeline.features.kernels import ewma_volatility
 from atlas_pipeline.features.registry import VOLATILITY_SEED
+from atlas_pipeline.market.adjustment import forward_factors
 from atlas_pipeline.trading.layout import ACTIONS, CONTEXT, EQUITY, PEAK, POSITION
 from atlas_pipeline.trading.simulator import Rules, open_account, step
 from atlas_pipeline.trading.state import context_vector
@@ -40,11 +41,14 @@ class TradingEnvironment:
     prices : array_like, shape (n_samples,) or (n_samples, 2)
         Close of each bar, or open and close, in currency: scaled features hold no price to trade at.
     volatility : array_like, shape (n_samples,), optional
-        Percent per bar, known at that bar. By default the exponentially weighted volatility of the closes
+        Percent per bar, known at that bar. By default the exponentially weighted volatility of total returns
         with ``config.volatility_decay`` that the features have.
     forecasts : array_like, shape (n_samples, 2), optional
         Location and scale of the coming return, percent. By default zero and the volatility, which is what is
         known without a model.
+    corporate_actions : array_like, shape (n_samples, 2), optional
+        Split (shares for one before) and dividend (cash on each share, after the split) of each bar, where prices are
+        as traded; by default there are none.
     config : Config, optional
         Costs, bounds and fill.
 
@@ -63,6 +67,7 @@ class TradingEnvironment:
         prices: ArrayLike,
         volatility: ArrayLike | None = None,
         forecasts: ArrayLike | None = None,
+        corporate_actions: ArrayLike | None = None,
         config: Config | None = None,
     ) -> None:
         self.config = Config() if config is None else config
@@ -87,9 +92,19 @@ class TradingEnvironment:
             raise ValueError(f"prices are {table[bar]} at bar {bar}: a price is positive and finite")
         self.close = np.ascontiguousarray(table[:, 1])
         self.fill = self.close if self.config.fill == "close" else np.ascontiguousarray(table[:, 0])
+        booked = (
+            np.tile([1.0, 0.0], (bars, 1)) if corporate_actions is None else np.asarray(corporate_actions, np.float64)
+        )
+        if booked.shape != (bars, 2) or not (np.isfinite(booked) & (booked >= 0)).all() or not (booked[:, 0] > 0).all():
+            raise ValueError(
+                f"corporate_actions have shape {booked.shape}: pass ({bars}, 2) splits, positive (1 for none), and "
+                "dividends, not negative (0 for none), all finite"
+            )
+        self.split, self.dividend = (np.ascontiguousarray(column) for column in booked.T)
+        index = self.close * forward_factors(self.close, self.split, self.dividend)
         self.volatility = (
             ewma_volatility(
-                np.diff(100.0 * np.log(self.close), prepend=np.nan),
+                np.diff(100.0 * np.log(index), prepend=np.nan),
                 self.config.volatility_decay,
                 VOLATILITY_SEED,
             )
@@ -163,8 +178,8 @@ class TradingEnvironment:
             The bars are used up or the equity is.
         info : dict
             ``portfolio_value`` (currency), ``net_return`` (fraction), ``position`` (units of equity),
-            ``traded`` (shares), ``price`` (of the fill), ``costs`` (currency), ``drawdown`` (fraction),
-            ``ruined``, ``bar``.
+            ``traded`` (shares), ``price`` (of the fill), ``costs`` and ``dividend`` (currency), ``drawdown``
+            (fraction), ``ruined``, ``bar``.
 
         Raises
         ------
@@ -185,6 +200,8 @@ class TradingEnvironment:
             self.close[following],
             self.volatility[self.bar],
             self.rules,
+            self.split[following],
+            self.dividend[following],
         )
         self.bar = following
         self.done = bool(outcome.ruined or following == len(self.close) - 1)
@@ -195,6 +212,7 @@ class TradingEnvironment:
             "traded": float(outcome.traded),
             "price": float(outcome.price),
             "costs": float(outcome.commission + outcome.slippage),
+            "dividend": float(outcome.dividend),
             "drawdown": float(1.0 - self.account[EQUITY] / self.account[PEAK]),
             "ruined": bool(outcome.ruined),
             "bar": following,

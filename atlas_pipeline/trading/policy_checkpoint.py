@@ -36,6 +36,8 @@ def checkpoint_path(folder: Path, paths: list[MarketPath], config: Config) -> Pa
             path.embedding,
             path.forecast_location,
             path.forecast_scale,
+            path.split,
+            path.dividend,
         ):
             content.update(np.ascontiguousarray(array).tobytes())
     return folder / f"policy-{content.hexdigest()[:16]}.safetensors"

@@ -34,6 +34,8 @@ class Market(NamedTuple):
     volatility: NDArray[np.float64]
     forecast_location: NDArray[np.float64]
     forecast_scale: NDArray[np.float64]
+    split: NDArray[np.float64]
+    dividend: NDArray[np.float64]
     first: NDArray[np.int64]  # of each path, its first row
     last: NDArray[np.int64]  # and its last
 
@@ -113,7 +115,16 @@ def _advance(
     for n in range(len(accounts)):
         account, tally = accounts[n], tallies[n]
         row = places[n, 0]
-        outcome = step(account, actions[n], market.fill[row + 1], market.close[row + 1], market.volatility[row], rules)
+        outcome = step(
+            account,
+            actions[n],
+            market.fill[row + 1],
+            market.close[row + 1],
+            market.volatility[row],
+            rules,
+            market.split[row + 1],
+            market.dividend[row + 1],
+        )
         row += 1
         places[n, 0] = row
         places[n, 2] += 1
@@ -182,6 +193,8 @@ class VectorEnvironment:
             joined([path.volatility for path in usable]),
             joined([path.forecast_location for path in usable]),
             joined([path.forecast_scale for path in usable]),
+            joined([path.split for path in usable]),
+            joined([path.dividend for path in usable]),
             last - lengths + 1,
             last,
         )

@@ -5,7 +5,8 @@ a cost and a reward are the same everywhere. Observations are in `state`, prices
 environments that wrap the core in `environment`; orders are not vetted here, that is `risk`.
 
 Time: the order decided at bar t fills in bar t+1. A step goes from the close of t to the close of t+1; its
-net return has all costs inside.
+net return has all costs inside. Prices are as traded: what a split or a dividend of bar t+1 brings to the shares held
+into it is booked before the order fills, since prices of that bar trade without.
 """
 
 from __future__ import annotations
@@ -71,7 +72,8 @@ class Outcome(NamedTuple):
 
     ``reward`` is the differential Sharpe ratio of ``net_return`` (a fraction, costs inside). ``traded`` is in
     shares (negative: sold), ``price`` the adverse price paid per share (0 without a trade), ``commission``
-    and ``slippage`` are in currency. ``ruined`` says that the equity is gone and the account closed.
+    and ``slippage`` are in currency. ``ruined`` says that the equity is gone and the account closed. ``dividend`` is
+    the cash booked for dividends, in currency (negative: a short pays them).
     """
 
     reward: float
@@ -81,6 +83,7 @@ class Outcome(NamedTuple):
     commission: float
     slippage: float
     ruined: bool
+    dividend: float
 
 
 def open_account(balance: float, volatility: float) -> npt.NDArray[np.float64]:
@@ -164,6 +167,20 @@ def _trade(
 
 
 @njit
+def _book(account: npt.NDArray[np.float64], split: float, dividend: float, close: float) -> float:
+    """Bring a split and a dividend to the shares held; the cash paid for them, negative for a short.
+
+    The entry price follows on the scale of total returns (`market.adjustment.forward_factors`): an open position's gain
+    is no smaller for being paid out.
+    """
+    account[SHARES] *= split
+    cash = account[SHARES] * dividend
+    account[CASH] += cash
+    account[ENTRY_PRICE] /= split * (1.0 + dividend / close)
+    return cash
+
+
+@njit
 def step(
     account: npt.NDArray[np.float64],
     action: int,
@@ -171,6 +188,8 @@ def step(
     close: float,
     volatility: float,
     rules: Rules,
+    split: float = 1.0,
+    dividend: float = 0.0,
 ) -> Outcome:
     """Advance one account by one bar, in place.
 
@@ -186,6 +205,10 @@ def step(
         Of the market, percent per bar, known at bar t.
     rules : Rules
         Costs and bounds.
+    split : float
+        Shares in bar t+1 for one in bar t.
+    dividend : float
+        Cash paid in bar t+1 on each share held into it, counted after the split; currency per share.
 
     Returns
     -------
@@ -198,15 +221,19 @@ def step(
 
     Notes
     -----
-    Equity after equals equity before plus ``shares held to the fill * (fill_price - previous close)`` plus
-    ``shares held after it * (close - fill_price)`` less commission and slippage. An account whose equity
-    reaches zero is liquidated and never trades again.
+    Equity after equals equity before plus ``shares held to the fill * (fill_price + dividend - previous close /
+    split)``, shares counted after the split, plus ``shares held after it * (close - fill_price)`` less commission and
+    slippage. Cash paid earns nothing until it is traded. An account whose equity reaches zero is liquidated and never
+    trades again.
     """
     if action < HOLD or action > SELL:
         raise ValueError("action must be 0 (HOLD), 1 (BUY) or 2 (SELL)")
     before = account[EQUITY]
     if before <= 0.0:
-        return Outcome(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, True)
+        return Outcome(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, True, 0.0)
+    paid = 0.0
+    if split != 1.0 or dividend != 0.0:
+        paid = _book(account, split, dividend, close)
     traded, price, commission, slippage = 0.0, 0.0, 0.0, 0.0
     target = target_position(account[POSITION], action, rules)
     if target != account[POSITION]:
@@ -236,4 +263,4 @@ def step(
         account[SHARPE_SECOND_MOMENT], net_return * net_return, rules.sharpe_eta
     )
     account[STEPS] += 1.0
-    return Outcome(reward, net_return, traded, price, commission, slippage, equity <= 0.0)
+    return Outcome(reward, net_return, traded, price, commission, slippage, equity <= 0.0, paid)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atlas_pipeline.training.density import Array, DensityForecast
-from atlas_pipeline.windows.panel import CLOSE, Panel, microseconds
+from atlas_pipeline.windows.panel import Panel, microseconds
 
 # RiskMetrics Technical Document, 4th ed., 1996, sec. 5.3.2.2: the decay for daily data.
 RISKMETRICS_DECAY = 0.94
@@ -132,7 +132,7 @@ def volatility_forecasts(
     }
     for index in np.unique(panel.symbol[ends]):
         rows = np.flatnonzero(panel.symbol == index)
-        returns = 100.0 * np.diff(np.log(panel.prices[rows, CLOSE]))
+        returns = 100.0 * np.diff(np.log(panel.total_return_close[rows]))
         # Return i belongs to the symbol's row i + 1, so the density after row r is at r - 1.
         fitted = int(np.searchsorted(panel.available_at[rows], limit)) - 1
         if fitted < MINIMUM_RETURNS:

@@ -59,7 +59,9 @@ def window_ends(panel: Panel, seq_length: int, horizon: int | None = None) -> ND
 
 
 def labels(panel: Panel, ends: NDArray[np.int64], horizon: int) -> NDArray[np.float64]:
-    """Compute log returns over the horizon, ``100 * log(close[i + horizon] / close[i])``, percent.
+    """Compute total log returns over the horizon, ``100 * log(close[i + horizon] / close[i])``, percent.
+
+    Splits between are no return and dividends are one, see ``Panel.total_return_close``.
 
     Parameters
     ----------
@@ -70,7 +72,7 @@ def labels(panel: Panel, ends: NDArray[np.int64], horizon: int) -> NDArray[np.fl
     -------
     float64 [n]
     """
-    close = panel.prices[:, CLOSE]
+    close = panel.total_return_close
     return 100.0 * np.log(close[ends + horizon] / close[ends])
 
 

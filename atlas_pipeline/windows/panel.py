@@ -12,12 +12,15 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from atlas_pipeline.market.adjustment import forward_factors
 from atlas_pipeline.whole_file import whole_file
 
 if TYPE_CHECKING:
@@ -33,6 +36,8 @@ _LAYOUT = {
     "values": ("F32", "<f4"),
     "prices": ("F64", "<f8"),
     "volatility": ("F64", "<f8"),
+    "split": ("F64", "<f8"),
+    "dividend": ("F64", "<f8"),
 }
 
 
@@ -68,9 +73,13 @@ class Panel:
     values
         float32 [rows, features], causal model inputs; NaN while an indicator warms up.
     prices
-        float64 [rows, 5]: open, high, low, close (currency of the quote) and volume.
+        float64 [rows, 5]: open, high, low, close (currency of the quote) and volume, as traded.
     volatility
         float64 [rows], EWMA volatility of 100 x log returns, percent per bar, known at that bar.
+    split
+        float64 [rows], shares at the bar for one at the bar before; 1 but for splits.
+    dividend
+        float64 [rows], cash paid at the bar on each share held into it, counted after the split; 0 but for ex-dates.
 
     Raises
     ------
@@ -85,6 +94,8 @@ class Panel:
     values: NDArray[np.float32]
     prices: NDArray[np.float64]
     volatility: NDArray[np.float64]
+    split: NDArray[np.float64]
+    dividend: NDArray[np.float64]
 
     def __post_init__(self) -> None:
         rows = len(self.symbol)
@@ -109,9 +120,21 @@ class Panel:
     def __len__(self) -> int:
         return len(self.symbol)
 
+    @cached_property
+    def total_return_close(self) -> NDArray[np.float64]:
+        """Closes with their dividends reinvested, float64 [rows]: what returns are made of.
+
+        Each symbol's begin at the close of its first row; without corporate actions they are the closes.
+        """
+        index: NDArray[np.float64] = np.array(self.prices[:, CLOSE])
+        for first, last in pairwise(np.flatnonzero(np.diff(self.symbol, prepend=-1, append=-1))):
+            rows = slice(first, last)
+            index[rows] *= forward_factors(index[rows], self.split[rows], self.dividend[rows])
+        return index
+
     @classmethod
     def from_frame(cls, frame: pd.DataFrame, features: Sequence[str], *, volatility: str = "volatility_ewma") -> Panel:
-        """Make a panel of a frame with ``symbol``, ``available_at``, the features, prices and volatility.
+        """Make a panel of a frame with ``symbol``, ``available_at``, features, prices, volatility, split and dividend.
 
         Parameters
         ----------
@@ -133,6 +156,8 @@ class Panel:
             values=np.ascontiguousarray(ordered[list(features)], np.float32),
             prices=np.ascontiguousarray(ordered[list(PRICES)], np.float64),
             volatility=ordered[volatility].to_numpy(np.float64),
+            split=ordered["split"].to_numpy(np.float64),
+            dividend=ordered["dividend"].to_numpy(np.float64),
         )
 
     @classmethod
@@ -157,15 +182,12 @@ class Panel:
         symbol = np.concatenate([np.array([positions[name] for name in p.symbols], np.int32)[p.symbol] for p in panels])
         available_at = np.concatenate([p.available_at for p in panels])
         order = np.lexsort((available_at, symbol))
-        return cls(
-            symbols=symbols,
-            features=features,
-            symbol=symbol[order],
-            available_at=available_at[order],
-            values=np.concatenate([p.values for p in panels])[order],
-            prices=np.concatenate([p.prices for p in panels])[order],
-            volatility=np.concatenate([p.volatility for p in panels])[order],
-        )
+        renumbered = {"symbol": symbol, "available_at": available_at}
+        arrays = {
+            name: renumbered[name] if name in renumbered else np.concatenate([getattr(p, name) for p in panels])
+            for name in _LAYOUT
+        }
+        return cls(symbols=symbols, features=features, **{name: array[order] for name, array in arrays.items()})
 
     def before(self, instant: datetime | None) -> Panel:
         """Keep the rows known strictly before an instant; this panel itself where that is all of them."""

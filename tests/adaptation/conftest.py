@@ -57,6 +57,8 @@ def panel():
         values=generator.normal(size=(len(close), 8)).astype(np.float32),
         prices=prices,
         volatility=np.full(len(close), 1.0),
+        split=np.ones(len(close)),
+        dividend=np.zeros(len(close)),
     )
 
 

@@ -118,6 +118,48 @@ def test_random_numbers_are_uniform_and_their_own(undisturbed):
     assert len(others | {draws[5]}) == 4
 
 
+@pytest.fixture(scope="module")
+def eventful(paths, as_traded):
+    """The same market through splits and dividends."""
+    dividends = {5: 0.6, 40: 0.1} | dict.fromkeys(range(48, 120, 6), 0.05)
+    return [as_traded(path, {9: 7.0, 40: 2.0, 41: 0.5}, dividends) for path in paths]
+
+
+def test_splits_and_dividends_are_booked_and_balance(eventful, base, config):
+    """Shares and cash of every bar follow from those of the bar before, its fill, and what was booked."""
+    _, frames = run(LedgerState("main"), eventful, base, config)
+    fills = frames["fills"].set_index(["symbol", "bar"])[["quantity", "price", "commission"]]
+    for path in eventful:
+        rows = frames["equity"].query("symbol == @path.symbol").set_index("bar")
+        np.testing.assert_array_equal(rows["split"].iloc[1:], path.split[1:])
+        assert (rows["split"].iloc[0], rows["dividend"].iloc[0]) == (1.0, 0.0)
+        own = fills.xs(path.symbol).reindex(rows.index, fill_value=0.0)
+        shares = rows["shares"].shift(fill_value=0.0) * rows["split"]
+        np.testing.assert_array_equal(rows["dividend"], shares * path.dividend)
+        np.testing.assert_allclose(rows["shares"], shares + own["quantity"], rtol=1e-12, atol=1e-9)
+        cash = rows["cash"].shift(fill_value=config.initial_balance) + rows["dividend"]
+        cash -= own["quantity"] * own["price"] + own["commission"]
+        np.testing.assert_allclose(rows["cash"], cash, rtol=0, atol=1e-7)
+        before = rows["equity"].shift(fill_value=config.initial_balance)
+        np.testing.assert_allclose(rows["net_return"], rows["equity"] / before - 1, atol=1e-12)
+        assert (abs(rows["net_return"]) < 0.1).all(), "a split was taken for a crash"
+    assert (frames["equity"]["dividend"] < 0).any() and (frames["equity"]["dividend"] > 0).any()
+
+
+@pytest.mark.parametrize("bars", range(5, 64, 3))
+def test_a_ledger_stopped_around_an_ex_date_books_it_once(eventful, base, config, bars):
+    _, expected = run(LedgerState("main"), eventful, base, config)
+    _, tables = run(LedgerState("main"), eventful, base, config, bars)
+    resumed = restore("main", tables["equity"], tables["decisions"], tables["experience"])
+    _, more = run(resumed, [path.between(bars - 4, len(path)) for path in eventful], base, config)
+    tables = merge(tables, more)
+    for table in LEDGER_TABLES:
+        one, other = (
+            frames[table.name].sort_values(list(table.key)).reset_index(drop=True) for frames in (tables, expected)
+        )
+        pd.testing.assert_frame_equal(one, other, check_exact=True)
+
+
 @pytest.mark.parametrize("kept", range(len(LEDGER_TABLES) + 1))
 @pytest.mark.parametrize("bars", [1, 2, 40])
 def test_a_ledger_killed_between_any_two_writes_goes_on_exactly(undisturbed, paths, base, learned, config, bars, kept):

@@ -64,6 +64,19 @@ def test_paths_do_not_change_with_the_future(base, panel, hardware):
     assert [len(path) for path in whole] == [40, 40]
 
 
+def test_paths_know_the_splits_of_bars_that_end_no_window(base, panel, hardware, config):
+    split, dividend, values = panel.split.copy(), panel.dividend.copy(), panel.values.copy()
+    split[70], dividend[[72, 110]], values[68] = 3.0, [0.6, 0.2], np.nan
+    holed = dataclasses.replace(panel, split=split, dividend=dividend, values=values)
+    # A missing value at 68: the first window after it ends seq_length bars later.
+    first = 68 + config.seq_length
+    for start, booked in ((68, (3.0, 0.6)), (71, (1.0, 0.6)), (73, (1.0, 0.0))):
+        path, _ = base.market_paths(holed, day(start), None, hardware)
+        assert path.available_at[0] == first * 86_400_000_000
+        assert (path.split[0], path.dividend[0]) == booked
+        assert np.flatnonzero(path.dividend[1:]).tolist() == [110 - first - 1]
+
+
 def test_no_bar_no_path(base, panel, hardware):
     assert base.market_paths(panel, datetime(2100, 1, 1, tzinfo=UTC), None, hardware) == []
 

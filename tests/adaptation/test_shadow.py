@@ -47,7 +47,7 @@ def market():
         alternating = np.tile([1.0, -1.0], BARS // 2)
         embedding = np.column_stack([hint, alternating]).astype(np.float32)
         bars = np.arange(BARS, dtype=np.int64)
-        paths.append(MarketPath(symbol, bars, close, close, ones, embedding, 0 * ones, ones))
+        paths.append(MarketPath(symbol, bars, close, close, ones, embedding, 0 * ones, ones, ones, 0 * ones))
     return paths
 
 
@@ -93,10 +93,12 @@ def test_outputs_that_are_not_finite_are_refused(market, config):
     assert judge(broken(market), champion, champion, config).verdict == "refuse"
 
 
-def test_a_certain_policy_trades_as_the_backtest_does(market, config):
+@pytest.mark.parametrize(("splits", "dividends"), [({}, {}), ({20: 7.0, 90: 0.5}, {30: 0.4, 90: 0.3})])
+def test_a_certain_policy_trades_as_the_backtest_does(market, config, as_traded, splits, dividends):
     certain = Contender([[0.0, 0.0], [1e6, 0.0], [-1e6, 0.0]])
-    result = run(certain, market[:1], config)
-    track = trade_policy(certain.actor_critic, market[0], config)
+    path = as_traded(market[0], splits, dividends)
+    result = run(certain, [path], config)
+    track = trade_policy(certain.actor_critic, path, config)
     np.testing.assert_allclose(result.net_returns, track.net_return, rtol=0, atol=1e-15)
     assert result.turnover == pytest.approx(track.traded.mean())
 

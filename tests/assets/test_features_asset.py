@@ -11,10 +11,10 @@ import pandas as pd
 import pytest
 
 from assets import features as stage
-from assets.loading import open_panels
+from assets.loading import model_rows, open_panels
 from atlas_pipeline.features import compute
 from atlas_pipeline.features.registry import FEATURES, MODEL_INPUTS
-from atlas_pipeline.market.bars import BARS
+from atlas_pipeline.market.bars import BARS, CORPORATE_ACTIONS
 from atlas_pipeline.windows.panel import Panel, microseconds
 
 CLOCK = "1999-06-30T20:00:00+00:00"
@@ -63,8 +63,8 @@ def test_features_without_bars_fail(few) -> None:
 def test_a_feature_that_looks_ahead_fails_the_check(few, monkeypatch: pytest.MonkeyPatch) -> None:
     honest = compute.compute_features
 
-    def leaking(bars: pd.DataFrame) -> pd.DataFrame:
-        made = honest(bars)
+    def leaking(bars: pd.DataFrame, actions: pd.DataFrame) -> pd.DataFrame:
+        made = honest(bars, actions)
         tomorrow = made.groupby("symbol")["rsi_scaled"].shift(-1)
         return made.assign(rsi_scaled=tomorrow.fillna(made["rsi_scaled"]))
 
@@ -84,6 +84,41 @@ def test_rows_that_the_code_does_not_make_fail_the_check(few) -> None:
     check = stage.features_causality(warehouse=few.warehouse)
     assert not check.passed and "materialize the months of features again" in check.description
     assert few.run("ingest", "features", partition="1999-06").success, "the remedy does not help"
+
+
+def test_splits_and_dividends_reach_features_and_panel(few, make_actions) -> None:
+    actions = make_actions(
+        ("SP500", "1999-05-10", "split", 7.0),
+        ("SP500", "1999-05-10", "dividend", 1.5),
+        ("NASDAQ", "1999-06-01", "dividend", 4.0),
+        ("NASDAQ", "1999-07-02", "split", 2.0),
+    )
+    plain = few.warehouse.read(FEATURES)
+    few.warehouse.replace(CORPORATE_ACTIONS, dict(list(actions.groupby("month"))))
+    split = (plain["symbol"] == "SP500") & (plain["available_at"] >= actions["available_at"].min())
+    bars = few.warehouse.read(BARS)
+    bars.loc[split, ["open", "high", "low", "close"]] /= 7
+    few.warehouse.replace(BARS, dict(list(bars.groupby("month"))))
+    assert not stage.features_causality(warehouse=few.warehouse).passed, "actions of an ingestion make features stale"
+    assert few.run("ingest", "features", partitions=("1999-01", "1999-06"), checks=True).success
+    found = few.warehouse.read(FEATURES)
+    ex = found[(found["split"] != 1) | (found["dividend"] > 0)]
+    assert ex[["symbol", "split", "dividend"]].to_numpy().tolist() == [["NASDAQ", 1, 4], ["SP500", 7, 1.5]]
+    before = found["available_at"] < actions["available_at"].min()
+    pd.testing.assert_frame_equal(found[before], plain[before], check_exact=True)
+    assert (found["volatility_ewma"] / plain["volatility_ewma"]).dropna().between(0.9, 1.1).all()
+    with few.warehouse.session() as lake:
+        panel = model_rows(lake, datetime(1999, 5, 1, tzinfo=UTC), datetime(1999, 7, 1, tzinfo=UTC))
+    assert sorted(panel.split[panel.split != 1]) == [7.0]
+    assert sorted(panel.dividend[panel.dividend > 0]) == [1.5, 4.0]
+    returns = np.diff(np.log(panel.total_return_close))[np.diff(panel.symbol) == 0]
+    assert abs(returns).max() < 0.1
+
+
+def test_a_dividend_that_cannot_be_fails_once_and_is_named(few, make_actions) -> None:
+    few.warehouse.append(CORPORATE_ACTIONS, make_actions(("SP500", "1999-05-10", "dividend", 9999.0)))
+    message = few.failure(few.run("ingest", "features", partition="1999-05"))
+    assert "SP500: dividend of 9999.0 on 1999-05-10 is no smaller than the share's price" in message
 
 
 def test_a_panel_holds_the_features_and_prices_of_its_year(market_home: Path, pipeline_at) -> None:

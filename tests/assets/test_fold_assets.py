@@ -1,6 +1,7 @@
 """A fold, forecaster to backtest: what is reported, what is reused, what is refused."""
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import dagster as dg
@@ -124,9 +125,7 @@ def test_restated_history_is_not_served_by_the_old_forecaster(fold_copy) -> None
     panel = Panel.open([file])
     prices = panel.prices.copy()
     prices[7, PRICES.index("close")] *= 1.001
-    Panel(
-        panel.symbols, panel.features, panel.symbol, panel.available_at, panel.values, prices, panel.volatility
-    ).write(file)
+    replace(panel, prices=prices).write(file)
     message = fold_copy.failure(fold_copy.fold("forecasts"))
     assert "no forecaster of fold 2007" in message and "bars may have been restated since" in message
 

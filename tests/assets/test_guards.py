@@ -10,12 +10,11 @@ import pytest
 
 from assets.adapter import _judged_from, own_experience
 from assets.experiment import Experiment
-from assets.market import bars_corporate_actions
 from assets.serving import with_rules_of
 from atlas_pipeline.adaptation.contest import _on_common_bars
 from atlas_pipeline.adaptation.ledger import EXPERIENCE
 from atlas_pipeline.config import Config
-from atlas_pipeline.market.bars import BARS, CORPORATE_ACTIONS
+from atlas_pipeline.market.bars import BAR_REVISIONS, BARS
 from atlas_pipeline.trading.market_path import MarketPath
 from resources.tracking import CHAMPION, MODEL, ModelVersion
 
@@ -27,25 +26,12 @@ def version(number: int, **tags: str) -> ModelVersion:
 def test_a_source_that_lost_a_symbol_takes_no_stored_bar_away(market_copy, change_feed) -> None:
     before = market_copy.warehouse.read(BARS, partitions=["2007-12"])
     change_feed(lambda frame: frame[frame["symbol"] != "NASDAQ"])
-    message = market_copy.failure(market_copy.run("ingest", "bars", partition="2007-12"))
-    assert "gave no bar of NASDAQ in 2007-12" in message and "they are kept" in message
+    result = market_copy.run("ingest", "bars", partition="2007-12")
+    assert result.success, "the other symbols were lost"
+    (made,) = result.asset_materializations_for_node("bars")
+    assert "| NASDAQ | empty | 0 |  | 27 |" in made.metadata["not answered"].value
+    assert market_copy.warehouse.read(BAR_REVISIONS).empty
     pd.testing.assert_frame_equal(market_copy.warehouse.read(BARS, partitions=["2007-12"]), before)
-
-
-def test_a_split_that_nothing_applies_blocks(market_copy) -> None:
-    assert bars_corporate_actions(market_copy.warehouse).passed
-    rows = {
-        "symbol": "SP500",
-        "available_at": pd.Timestamp("2007-06-01 13:30", tz="UTC"),
-        "session": pd.Timestamp("2007-06-01"),
-        "value": 4.0,
-        "month": "2007-06",
-    }
-    for kind, severity in (("dividend", dg.AssetCheckSeverity.WARN), ("split", dg.AssetCheckSeverity.ERROR)):
-        frame = pd.DataFrame([{**rows, "kind": kind}])[list(CORPORATE_ACTIONS.names)]
-        market_copy.warehouse.append(CORPORATE_ACTIONS, frame)
-        result = bars_corporate_actions(market_copy.warehouse)
-        assert not result.passed and result.severity == severity
 
 
 def test_an_adapter_older_than_what_is_live_is_refused(traded_copy) -> None:
@@ -98,8 +84,25 @@ def test_a_bar_that_one_symbol_lacks_is_left_out_of_the_contest() -> None:
         n = len(instants)
         ones = np.ones(n)
         times = np.array(instants, np.int64)
-        return MarketPath(symbol, times, ones, ones + times, ones, np.ones((n, 2), np.float32), ones, ones)
+        embedding = np.ones((n, 2), np.float32)
+        return MarketPath(symbol, times, ones, ones + times, ones, embedding, ones, ones, ones, 0 * ones)
 
     first, second = _on_common_bars([path("A", [1, 2, 3, 4]), path("B", [1, 3, 4])])
     assert first.available_at.tolist() == second.available_at.tolist() == [1, 3, 4]
     assert first.close.tolist() == [2.0, 4.0, 5.0]
+
+
+def test_a_split_on_a_bar_left_out_of_the_contest_is_booked_at_the_next() -> None:
+    def path(symbol: str, instants: list[int], split: list[float], dividend: list[float]) -> MarketPath:
+        n = len(instants)
+        ones, embedding = np.ones(n), np.ones((n, 2), np.float32)
+        times = np.array(instants, np.int64)
+        booked = (np.array(split), np.array(dividend))
+        return MarketPath(symbol, times, ones, ones, ones, embedding, ones, ones, *booked)
+
+    first, second = _on_common_bars(
+        [path("A", [1, 2, 3, 4], [1, 7, 2, 1], [0, 0.4, 0.1, 0]), path("B", [1, 3, 4], [1, 1, 1], [0, 0, 0.3])]
+    )
+    assert first.split.tolist() == [1, 14, 1]
+    assert first.dividend.tolist() == [0, 0.4 / 2 + 0.1, 0]
+    assert second.dividend.tolist() == [0, 0, 0.3]

@@ -33,6 +33,8 @@ def simulated_path() -> Callable[..., MarketPath]:
             embedding,
             np.zeros(bars),
             np.ones(bars),
+            np.ones(bars),
+            np.zeros(bars),
         )
 
     return build

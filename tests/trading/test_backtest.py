@@ -45,17 +45,16 @@ def test_opens_fill_at_the_open(simulated_path: Paths) -> None:
 
 def test_momentum_follows_the_sign_of_the_past_and_nothing_later(simulated_path: Paths) -> None:
     path = simulated_path(3, 400)
-    history, judged = path.close[:100], path.between(100, 400)
-    track = momentum(judged, CONFIG, history, bars=100)
+    track = momentum(path, CONFIG, 100, bars=100)
     for t in range(2, 300):
         wanted = [1.0 if path.close[100 + s] > path.close[s] else -1.0 for s in (t - 2, t - 1)]
         # Reversing takes two bars.
         if wanted[0] == wanted[1]:
             assert track.position[t] == wanted[1]
-    cut = momentum(judged.between(0, 150), CONFIG, history, bars=100)
+    cut = momentum(path.between(0, 250), CONFIG, 100, bars=100)
     np.testing.assert_array_equal(cut.equity, track.equity[:150])
-    assert (momentum(judged, CONFIG, np.empty(0), bars=301).position == 0).all()
-    assert momentum(judged, replace(CONFIG, min_position=0), history, bars=100).position.min() == 0
+    assert (momentum(path.between(100, 400), CONFIG, bars=301).position == 0).all()
+    assert momentum(path, replace(CONFIG, min_position=0), 100, bars=100).position.min() == 0
 
 
 @pytest.mark.parametrize("seed", [None, 7])
@@ -121,3 +120,39 @@ def test_refuses_what_cannot_be_traded_or_compared(simulated_path: Paths) -> Non
     tracks: list[Track] = [buy_and_hold(path, CONFIG), buy_and_hold(path.between(1, 30), CONFIG)]
     with pytest.raises(ValueError, match="do not cover the same bars"):
         summary(tracks)
+
+
+SPLITS, DIVIDENDS = {60: 7.0, 100: 2.0, 150: 0.25}, {40: 0.8, 100: 0.05, 101: 0.06, 200: 0.2}
+
+
+def test_buy_and_hold_with_its_dividends_in_cash_is_the_closed_form(simulated_path: Paths, as_traded) -> None:
+    path = as_traded(simulated_path(0, 300), SPLITS, DIVIDENDS)
+    track = buy_and_hold(path, FREE)
+    shares = np.cumprod(np.where(np.arange(300) > 1, path.split, 1.0))
+    cash = np.cumsum(shares * path.dividend)
+    value = 10_000 / path.close[1] * (shares * path.close + cash)
+    np.testing.assert_allclose(track.equity[1:], value[1:], rtol=1e-12)
+    # Each bar's return of who holds nothing but the share is the total return.
+    index = path.total_return_close
+    fresh = [buy_and_hold(path.between(bar - 2, bar + 1), FREE).net_return[1] for bar in (40, 60, 100, 101, 150)]
+    np.testing.assert_allclose(fresh, [index[b] / index[b - 1] - 1 for b in (40, 60, 100, 101, 150)], atol=1e-12)
+
+
+def test_splits_move_no_strategy(simulated_path: Paths, as_traded) -> None:
+    plain = simulated_path(3, 300, 4)
+    path, model = as_traded(plain, SPLITS, {}), new_policy(4, CONFIG)
+    for strategy in (
+        lambda p: trade_policy(model, p, CONFIG, 1),
+        lambda p: momentum(p, CONFIG, 100, bars=50),
+        lambda p: buy_and_hold(p, replace(CONFIG, fill="open")),
+    ):
+        np.testing.assert_allclose(strategy(path).equity, strategy(plain).equity, rtol=1e-11)
+        np.testing.assert_array_equal(strategy(path).position, strategy(plain).position)
+
+
+def test_momentum_counts_what_was_paid(simulated_path: Paths, as_traded) -> None:
+    falling = replace(simulated_path(0, 60), close=100 * np.exp(-0.002 * np.arange(60)))
+    falling = replace(falling, open=falling.close)
+    assert momentum(falling, CONFIG, bars=20).position.min() == -1
+    paid = as_traded(falling, {}, dict.fromkeys(range(1, 60), 0.5))
+    assert momentum(paid, CONFIG, bars=20).position.min() == 0

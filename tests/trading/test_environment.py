@@ -65,12 +65,30 @@ def test_is_the_backtest_seen_through_windows(fill: str) -> None:
         np.zeros((89, 1), np.float32),
         np.zeros(89),
         np.ones(89),
+        np.ones(89),
+        np.zeros(89),
     )
     track = buy_and_hold(path, config)
     env.reset()
     results = [env.step(BUY) for _ in range(88)]
     np.testing.assert_array_equal([info["portfolio_value"] for *_, info in results], track.equity[1:])
     np.testing.assert_array_equal([reward for _, reward, *_ in results], track.reward)
+
+
+def test_books_splits_and_dividends_as_the_backtest_does(as_traded) -> None:
+    data, close = market()
+    arrays = (close, close, np.ones(120), np.zeros((120, 1), np.float32), np.zeros(120), np.ones(120))
+    path = MarketPath("A", np.arange(120, dtype=np.int64) * 10**9, *arrays, np.ones(120), np.zeros(120))
+    path = as_traded(path, {50: 7.0, 80: 0.5}, {60: 0.3, 80: 0.2})
+    booked = np.stack([path.split, path.dividend], axis=1)
+    env = TradingEnvironment(data, seq_length=32, prices=path.close, volatility=np.ones(120), corporate_actions=booked)
+    infos = [env.step(BUY)[3] for _ in range(88)]
+    track = buy_and_hold(path.between(31, 120), Config())
+    np.testing.assert_array_equal([info["portfolio_value"] for info in infos], track.equity[1:])
+    assert [info["bar"] for info in infos if info["dividend"]] == [60, 80]
+    measured = TradingEnvironment(data, seq_length=32, prices=path.close, corporate_actions=booked)
+    # The volatility of a split is that of no move; of the dividends' returns, about the market's own.
+    np.testing.assert_allclose(measured.volatility[31:], environment().volatility[31:], rtol=0.1)
 
 
 def test_nothing_later_changes_what_is_seen() -> None:
@@ -98,6 +116,8 @@ def test_ruin_ends_the_episode() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"corporate_actions": np.ones((3, 2))}, r"corporate_actions have shape \(3, 2\): pass \(120, 2\)"),
+        ({"corporate_actions": np.zeros((120, 2))}, "splits, positive"),
         ({"prices": np.ones(7)}, r"prices have shape \(7, 2\)"),
         ({"prices": np.zeros(120)}, r"prices are \[0. 0.\] at bar 0"),
         ({"prices": np.ones(120)}, "volatility is 0.0 at bar 31"),

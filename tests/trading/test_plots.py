@@ -16,7 +16,7 @@ def test_draws_equity(simulated_path: Callable[..., MarketPath]) -> None:
     path = simulated_path(0, 120)
     tracks = {
         "buy_and_hold": [buy_and_hold(path, Config())],
-        "momentum": [momentum(path, Config(), path.close[:0], 20)],
+        "momentum": [momentum(path, Config(), bars=20)],
     }
     assert equity_curves(tracks, "Fold 2016").startswith(PNG)
 

@@ -32,8 +32,10 @@ def same(one: ActorCritic, other: ActorCritic) -> bool:
     return all(torch.equal(a, b) for a, b in pairs)
 
 
-def test_many_accounts_are_each_what_one_account_would_be(simulated_path: Paths) -> None:
-    paths = two_paths(simulated_path, 400)
+@pytest.mark.parametrize("splits", [{}, dict.fromkeys(range(3, 400, 7), 2.0) | dict.fromkeys(range(5, 400, 7), 0.5)])
+def test_many_accounts_are_each_what_one_account_would_be(simulated_path: Paths, as_traded, splits) -> None:
+    dividends = dict.fromkeys(list(splits)[1:-1:2], 0.3)
+    paths = [as_traded(path, splits, dividends) for path in two_paths(simulated_path, 400)]
     random = np.random.default_rng(0)
     environment = VectorEnvironment.of(paths, SMALL, random.random((2, 8)))
     model = new_policy(4, SMALL)

@@ -151,3 +151,89 @@ def test_refuses_an_unknown_action_and_an_account_of_nothing() -> None:
         open_account(0.0, 1.0)
     with pytest.raises(ValueError, match="volatility=nan"):
         open_account(1.0, float("nan"))
+
+
+EVENTS = st.lists(
+    st.tuples(
+        st.sampled_from([HOLD, BUY, SELL]),
+        st.floats(-0.05, 0.05),
+        st.floats(-0.05, 0.05),
+        st.sampled_from([1.0, 1.0, 7.0, 1.5, 0.1]),
+        st.sampled_from([0.0, 0.0, 0.02]),
+    ),
+    min_size=1,
+    max_size=40,
+)
+
+
+@given(EVENTS)
+@settings(max_examples=100, deadline=None)
+def test_a_split_changes_the_count_of_shares_and_nothing_else(
+    path: list[tuple[int, float, float, float, float]],
+) -> None:
+    plain, split_up = open_account(10_000.0, 1.0), open_account(10_000.0, 1.0)
+    close, shares = 100.0, 1.0
+    for action, to_fill, to_close, split, _ in path:
+        fill = close * (1 + to_fill)
+        close, shares = fill * (1 + to_close), shares * split
+        one = step(plain, action, fill, close, 1.0, RULES)
+        other = step(split_up, action, fill / shares, close / shares, 1.0, RULES, split, 0.0)
+        # A few roundings a bar.
+        assert split_up[EQUITY] == pytest.approx(plain[EQUITY], rel=1e-12)
+        assert other.net_return == pytest.approx(one.net_return, rel=1e-9, abs=1e-12)
+        assert other.commission == pytest.approx(one.commission, rel=1e-9, abs=1e-9)
+        assert split_up[SHARES] == pytest.approx(plain[SHARES] * shares, rel=1e-9)
+        assert split_up[ENTRY_PRICE] * shares == pytest.approx(plain[ENTRY_PRICE], rel=1e-9)
+        assert split_up[POSITION] == plain[POSITION]
+
+
+@given(EVENTS, costs)
+@settings(max_examples=100, deadline=None)
+def test_value_is_conserved_through_splits_and_dividends(
+    path: list[tuple[int, float, float, float, float]], cost: tuple[float, float]
+) -> None:
+    rules = RULES._replace(commission=cost[0], slippage=cost[1])
+    account, close = open_account(10_000.0, 1.0), 100.0
+    for action, to_fill, to_close, split, share in path:
+        before, previous = account.copy(), close
+        dividend = share * close / split
+        fill = close / split * (1 + to_fill) - dividend
+        close = fill * (1 + to_close)
+        outcome = step(account, action, fill, close, 1.0, rules, split, dividend)
+        if outcome.ruined:
+            return
+        held = before[SHARES] * split
+        gain = held * (fill + dividend - previous / split) + account[SHARES] * (close - fill)
+        costs_paid = outcome.commission + outcome.slippage
+        assert account[EQUITY] - before[EQUITY] == pytest.approx(gain - costs_paid, abs=1e-6)
+        assert outcome.dividend == held * dividend
+        assert account[CASH] + account[SHARES] * close == pytest.approx(account[EQUITY], abs=1e-6)
+
+
+@pytest.mark.parametrize(("action", "side"), [(BUY, 1.0), (SELL, -1.0)])
+def test_who_holds_into_the_ex_date_is_paid_and_who_is_short_pays(action: int, side: float) -> None:
+    account = open_account(10_000.0, 1.0)
+    step(account, action, 100.0, 100.0, 1.0, FREE)
+    outcome = step(account, HOLD, 98.0, 98.0, 1.0, FREE, 1.0, 2.0)
+    assert outcome.dividend == pytest.approx(side * 200.0)
+    # The price fell by what was paid: nobody gained or lost, and the open position says so.
+    assert account[EQUITY] == pytest.approx(10_000.0)
+    assert account[ENTRY_PRICE] == pytest.approx(98.0)
+
+
+def test_who_buys_on_the_ex_date_is_not_paid_and_who_sells_there_is() -> None:
+    late = open_account(10_000.0, 1.0)
+    assert step(late, BUY, 98.0, 98.0, 1.0, FREE, 1.0, 2.0).dividend == 0.0
+    leaving = open_account(10_000.0, 1.0)
+    step(leaving, BUY, 100.0, 100.0, 1.0, FREE)
+    assert step(leaving, SELL, 98.0, 98.0, 1.0, FREE, 1.0, 2.0).dividend == pytest.approx(200.0)
+    assert (leaving[SHARES], leaving[CASH]) == (0.0, pytest.approx(10_000.0))
+
+
+def test_a_ruined_account_is_paid_nothing() -> None:
+    account = open_account(10_000.0, 1.0)
+    step(account, SELL, 100.0, 100.0, 1.0, RULES)
+    step(account, HOLD, 250.0, 250.0, 1.0, RULES)
+    before = account.copy()
+    assert step(account, HOLD, 250.0, 250.0, 1.0, RULES, 2.0, 1.0).dividend == 0.0
+    np.testing.assert_array_equal(account, before)

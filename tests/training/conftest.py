@@ -45,6 +45,7 @@ def _make_panel(signal: float = 0.0, rows: int = 800, seed: int = 0) -> Panel:
         for name in ("open", "high", "low", "close"):
             frame[name] = close
         frame["volume"] = 1.0
+        frame["split"], frame["dividend"] = 1.0, 0.0
         frame["volatility_ewma"] = 1.0
         frames.append(frame)
     return Panel.from_frame(pd.concat(frames), ["x", "z"])

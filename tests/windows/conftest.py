@@ -23,6 +23,7 @@ def _make(rows: int = 400, symbols: tuple[str, ...] = ("A", "B"), start: str = "
         for name in ("open", "high", "low", "close"):
             frame[name] = close
         frame["volume"] = 1.0
+        frame["split"], frame["dividend"] = 1.0, 0.0
         frame["volatility_ewma"] = np.where(np.arange(rows) < warmup, np.nan, 1.0)
         frames.append(frame)
     return Panel.from_frame(pd.concat(frames).sample(frac=1, random_state=0), ["x", "z"])

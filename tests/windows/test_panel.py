@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 import numpy as np
 import pytest
 
-from atlas_pipeline.windows.panel import Panel, PanelError, microseconds
+from atlas_pipeline.windows.panel import CLOSE, Panel, PanelError, microseconds
 
 
 def test_a_frame_in_any_order_becomes_sorted_rows(make_panel):
@@ -103,3 +103,37 @@ def test_a_damaged_file_is_named_with_the_remedy(make_panel, tmp_path, damage):
     path.write_bytes(content)
     with pytest.raises(PanelError, match=r"2016 is damaged: delete it"):
         Panel.open(path)
+
+
+def with_actions(panel):
+    """Symbol A splits two for one at row 20 and pays 0.5 a share at row 40, prices as they would trade."""
+    split, dividend, prices = panel.split.copy(), panel.dividend.copy(), panel.prices.copy()
+    split[20], dividend[40] = 2.0, 0.5
+    prices[20 : np.flatnonzero(panel.symbol == 0)[-1] + 1, :4] /= 2
+    return replace(panel, split=split, dividend=dividend, prices=prices)
+
+
+def test_total_returns_know_splits_and_dividends(make_panel, tmp_path):
+    plain = make_panel(rows=60)
+    np.testing.assert_array_equal(plain.total_return_close, plain.prices[:, CLOSE])
+    panel = with_actions(plain)
+    panel.write(tmp_path / "p")
+    panel = Panel.open(tmp_path / "p")
+    returns = panel.total_return_close[1:] / panel.total_return_close[:-1]
+    close = plain.prices[:, CLOSE]
+    expected = close[1:] / close[:-1]
+    expected[39] += 0.5 / panel.prices[39, CLOSE]
+    inside = np.diff(panel.symbol) == 0
+    np.testing.assert_allclose(returns[inside], expected[inside], rtol=1e-13)
+
+
+def test_actions_at_the_turn_of_a_year_are_not_lost_by_joining(make_panel):
+    panel = with_actions(make_panel(rows=60))
+    for row in (20, 40):
+        cut = datetime.fromtimestamp(panel.available_at[row] / 1e6, tz=UTC)
+        later = panel.available_at >= microseconds(cut)
+        arrays = ("symbol", "available_at", "values", "prices", "volatility", "split", "dividend")
+        rest = replace(panel, **{name: getattr(panel, name)[later] for name in arrays})
+        joined = Panel.concatenate([rest, panel.before(cut)])
+        assert joined.sha256() == panel.sha256()
+        np.testing.assert_array_equal(joined.total_return_close, panel.total_return_close)

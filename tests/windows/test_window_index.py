@@ -102,3 +102,22 @@ def test_a_window_or_a_label_over_a_hole_in_time_is_none(make_panel):
     ends = window_ends(panel, 8, horizon=2)
     assert not set(ends) & set(range(48, 57)), "rows whose window or label crosses the hole"
     assert {47, 57} <= set(ends)
+
+
+def test_labels_are_total_returns_across_ex_dates(make_panel):
+    plain = make_panel(rows=60)
+    split, dividend, prices = plain.split.copy(), plain.dividend.copy(), plain.prices.copy()
+    split[30], dividend[32] = 7.0, 0.25
+    prices[30:60, :4] /= 7.0
+    panel = replace(plain, split=split, dividend=dividend, prices=prices)
+    ends = window_ends(panel, 10, horizon=3)
+    np.testing.assert_array_equal(ends, window_ends(plain, 10, horizon=3))
+    close = prices[:, CLOSE]
+    growth = 1 + 0.25 / close[32]
+    expected = labels(plain, ends, 3) + 100 * np.log(growth) * ((ends < 32) & (ends + 3 >= 32))
+    np.testing.assert_allclose(labels(panel, ends, 3), expected, rtol=1e-9, atol=1e-11)
+    # One bar: what a holder earns who is paid in cash.
+    one = labels(panel, np.array([29, 31]), 1)
+    np.testing.assert_allclose(
+        one, 100 * np.log([7 * close[30] / close[29], (close[32] + 0.25) / close[31]]), rtol=1e-9, atol=1e-11
+    )
