@@ -38,7 +38,7 @@ class Rows:
 class Instrument:
     """One symbol's economic path by session, and what happened to its shares."""
 
-    path: dict[str, np.ndarray]
+    path: dict[str, np.ndarray] = field(repr=False)
     splits: dict[int, tuple[float, float]] = field(default_factory=dict)
     dividends: dict[int, float] = field(default_factory=dict)
     revisions: dict[int, dict[str, float]] = field(default_factory=dict)
@@ -52,8 +52,8 @@ class MadeUpMarket:
         self.symbols, self.now, self.events = symbols, now, events
         table = sessions(date(now.year - years, 1, 1), date(now.year + 1, 12, 31))
         self.days = table["session"].to_numpy().astype("datetime64[D]")
-        self.opens = table["opens_at"].to_numpy().astype("datetime64[s]").astype("int64")
-        self.closes = table["available_at"].to_numpy().astype("datetime64[s]").astype("int64")
+        self.opens = pd.DatetimeIndex(table["opens_at"]).as_unit("s").asi8
+        self.closes = pd.DatetimeIndex(table["available_at"]).as_unit("s").asi8
         self._instruments: dict[str, Instrument] = {}
 
     def position(self, day: str) -> int:
@@ -131,7 +131,7 @@ class MadeUpMarket:
         for split, ratio in self._in_force(symbol).items():
             later[day < split] *= ratio
         prices = {name: (rows[name] / later).astype("float32").astype("float64") for name in VALUES[:4]}
-        return {**prices, "volume": (rows["volume"] * later).round()}
+        return {**prices, "volume": rows["volume"] * later}
 
     def chart(self, symbol: str, interval: str) -> Rows:
         """All rows of an interval up to now: the last one unfinished where its time has not run out."""

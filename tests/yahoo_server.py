@@ -289,7 +289,7 @@ def _chart_json(
 ) -> bytes:
     blanks = [position for position, start in enumerate(rows.starts) if start in market.instrument(symbol).blanks]
     columns: dict[str, list[float | None]] = {name: array.tolist() for name, array in rows.values.items()}
-    columns["volume"] = [int(value) for value in rows.values["volume"]]
+    columns["volume"] = [round(value) for value in rows.values["volume"].tolist()]
     for name in columns:
         for position in blanks:
             columns[name][position] = None
