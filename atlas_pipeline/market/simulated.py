@@ -118,6 +118,7 @@ class SimulatedSource(RecordedSource):
         self._grids: dict[int, Grid] = {}
         self._states: dict[tuple[str, int], State] = {}
         self._paths: OrderedDict[tuple[str, int], Path] = OrderedDict()
+        self._kept = 0
 
     @property
     def symbols(self) -> tuple[str, ...]:
@@ -289,14 +290,18 @@ class SimulatedSource(RecordedSource):
         if key in self._paths:
             self._paths.move_to_end(key)
             return self._paths[key]
-        if key not in self._states and year - 1 in self._sessions:
-            self._path(symbol, year - 1)
-        state = self._states.setdefault(key, initial_state(self.settings, self._seed, symbol))
-        path, after = simulate_path(self.settings, self._grid(year), self._seed, symbol, year, state)
+        if key not in self._states:
+            if year - 1 in self._sessions:
+                self._path(symbol, year - 1)
+            else:
+                self._states[key] = initial_state(self.settings, self._seed, symbol)
+        path, after = simulate_path(self.settings, self._grid(year), self._seed, symbol, year, self._states[key])
         self._states[symbol, year + 1] = after
         self._paths[key] = path
-        while sum(len(kept.close) for kept in self._paths.values()) > _KEPT_BARS and len(self._paths) > 1:
-            self._paths.popitem(last=False)
+        self._kept += len(path.close)
+        while self._kept > _KEPT_BARS and len(self._paths) > 1:
+            _, forgotten = self._paths.popitem(last=False)
+            self._kept -= len(forgotten.close)
         return path
 
     @cached_property
@@ -320,9 +325,8 @@ class SimulatedSource(RecordedSource):
         if year not in self._grids:
             last = self._sessions.get(year - 1)
             before = _NO_INSTANT if last is None else _microseconds(last["available_at"].iloc[-1])
-            self._grids[year] = make_grid(
-                self._sessions[year], self._interval, self._whole, self.settings.overnight, before
-            )
+            own = self._sessions[year]
+            self._grids[year] = make_grid(self.settings, own, self._interval, self._whole, before, self._seed)
         return self._grids[year]
 
 

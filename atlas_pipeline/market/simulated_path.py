@@ -22,104 +22,6 @@ Integers = NDArray[np.int64]
 State = tuple[float, float, float, int]
 
 
-@dataclass(frozen=True, eq=False)
-class Grid:
-    """When the bars of some sessions are complete, and how much of a session each one is.
-
-    Instants are microseconds since 1970 in UTC.
-
-    Attributes
-    ----------
-    available_at, known_at
-        Of each bar: when it is complete, and when the bar before it was; ``int64`` minimum before the first of all.
-    session
-        Of each bar: position of its session.
-    length, share, overnight
-        Of each bar: its length in whole sessions, its share of a whole session's variance, and the part of that which
-        falls before it opens.
-    shares, kind
-        The different shares there are, and each bar's position among them.
-    days, opens_at
-        Of each session: its day, and when it opens.
-    dividend_day
-        Of each session: whether it is the first of February, May, August or November.
-    """
-
-    available_at: Integers
-    known_at: Integers
-    session: Integers
-    length: Floats
-    share: Floats
-    overnight: Floats
-    shares: Floats
-    kind: Integers
-    days: Integers
-    opens_at: Integers
-    dividend_day: NDArray[np.bool_]
-
-
-def trading_time(sessions: pd.DataFrame) -> Integers:
-    """Microseconds from opening to close of rows of ``calendars.sessions``, less the break at noon; int64."""
-    time = _microseconds(sessions["available_at"]) - _microseconds(sessions["opens_at"])
-    if "break_starts_at" in sessions.columns:
-        rest = sessions["break_ends_at"] - sessions["break_starts_at"]
-        time -= rest.fillna(pd.Timedelta(0)).to_numpy("timedelta64[us]").astype("int64")
-    return time
-
-
-def make_grid(sessions: pd.DataFrame, interval: str, whole: int, overnight: float, before: int) -> Grid:
-    """Lay out the bars of a year's sessions, or of its last or first ones.
-
-    Parameters
-    ----------
-    sessions
-        Rows of ``calendars.sessions``, not empty.
-    interval
-        Shorter than a session, or ``1d``.
-    whole
-        Microseconds of trading in a whole session.
-    overnight
-        As in ``SimulationSettings``.
-    before
-        When the last bar before these was complete.
-    """
-    grid = bar_grid(sessions, interval)
-    bar = parse_interval(interval)
-    days, opens_at = _microseconds(sessions["session"]), _microseconds(sessions["opens_at"])
-    available_at = _microseconds(grid["available_at"])
-    session = np.searchsorted(days, _microseconds(grid["session"]))
-    first = np.diff(session, prepend=-1) > 0
-    known_at = np.append(before, available_at[:-1])
-    if bar.intraday:
-        # A bar after the break at noon is as long as the interval, not as the time since the last one.
-        elapsed = available_at - np.where(first, opens_at[session], known_at)
-        length = np.minimum(elapsed, bar.minutes * 60_000_000) / whole
-    else:
-        length = trading_time(sessions) / whole
-    # Equal shares must be equal to the last bit, to be of one kind.
-    share: Floats = np.round((1 - overnight) * length + np.where(first, overnight, 0.0), 12)
-    kind, shares = pd.factorize(share)
-    months = days.astype("datetime64[us]").astype("datetime64[M]").astype("int64")
-    entered = np.diff(months, prepend=months[0]) > 0
-    return Grid(
-        available_at=available_at,
-        known_at=known_at,
-        session=session.astype("int64"),
-        length=length,
-        share=share,
-        overnight=np.where(first, overnight / share, 0.0),
-        shares=shares,
-        kind=kind,
-        days=days,
-        opens_at=opens_at,
-        dividend_day=entered & (months % (12 // DIVIDENDS_PER_YEAR) == 1),
-    )
-
-
-def _microseconds(instants: pd.Series) -> Integers:
-    return instants.to_numpy("datetime64[us]").astype("int64")
-
-
 class Stream(IntEnum):
     """What random numbers are for: each has a generator of its own, so that none moves another."""
 
@@ -140,6 +42,112 @@ def generator(seed: int, stream: Stream, year: int, symbol: str = "") -> np.rand
     """
     key = (int(stream), year, *symbol.encode())
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed, spawn_key=key)))
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """What all symbols share over some sessions: when bars are complete, how long they are, the common factor.
+
+    Instants are microseconds since 1970 in UTC.
+
+    Attributes
+    ----------
+    available_at, known_at
+        Of each bar: when it is complete, and when the bar before it was; ``int64`` minimum before the first of all.
+    session
+        Of each bar: position of its session.
+    length, share, overnight
+        Of each bar: its length in whole sessions, its share of a whole session's variance, and the part of that which
+        falls before it opens.
+    kind, weights, inflations
+        Of each bar: position of its share among the different ones. Of those: their ``jump_law``.
+    common
+        Of each bar: the factor behind all symbols' news.
+    days, opens_at
+        Of each session: its day, and when it opens.
+    dividend_day
+        Of each session: whether it is the first of February, May, August or November.
+    """
+
+    available_at: Integers
+    known_at: Integers
+    session: Integers
+    length: Floats
+    share: Floats
+    overnight: Floats
+    kind: Integers
+    weights: Floats
+    inflations: Floats
+    common: Floats
+    days: Integers
+    opens_at: Integers
+    dividend_day: NDArray[np.bool_]
+
+
+def trading_time(sessions: pd.DataFrame) -> Integers:
+    """Microseconds from opening to close of rows of ``calendars.sessions``, less the break at noon; int64."""
+    time = _microseconds(sessions["available_at"]) - _microseconds(sessions["opens_at"])
+    if "break_starts_at" in sessions.columns:
+        rest = sessions["break_ends_at"] - sessions["break_starts_at"]
+        time -= rest.fillna(pd.Timedelta(0)).to_numpy("timedelta64[us]").astype("int64")
+    return time
+
+
+def make_grid(
+    settings: SimulationSettings, sessions: pd.DataFrame, interval: str, whole: int, before: int, seed: int
+) -> Grid:
+    """Lay out the bars of a year's sessions, or of its last or first ones.
+
+    Parameters
+    ----------
+    sessions
+        Rows of ``calendars.sessions``, not empty.
+    interval
+        Shorter than a session, or ``1d``.
+    whole
+        Microseconds of trading in a whole session.
+    before
+        When the last bar before these was complete.
+    """
+    grid = bar_grid(sessions, interval)
+    bar = parse_interval(interval)
+    days, opens_at = _microseconds(sessions["session"]), _microseconds(sessions["opens_at"])
+    available_at = _microseconds(grid["available_at"])
+    session = np.searchsorted(days, _microseconds(grid["session"]))
+    first = np.diff(session, prepend=-1) > 0
+    known_at = np.append(before, available_at[:-1])
+    if bar.intraday:
+        # A bar after the break at noon is as long as the interval, not as the time since the last one.
+        elapsed = available_at - np.where(first, opens_at[session], known_at)
+        length = np.minimum(elapsed, bar.minutes * 60_000_000) / whole
+    else:
+        length = trading_time(sessions) / whole
+    # Equal shares must be equal to the last bit, to be of one kind.
+    gap = np.where(first, settings.overnight, 0.0)
+    share: Floats = np.round((1 - settings.overnight) * length + gap, 12)
+    kind, shares = pd.factorize(share)
+    weights, inflations = settings.jump_law(shares)
+    months = days.astype("datetime64[us]").astype("datetime64[M]").astype("int64")
+    entered = np.diff(months, prepend=months[0]) > 0
+    return Grid(
+        available_at=available_at,
+        known_at=known_at,
+        session=session.astype("int64"),
+        length=length,
+        share=share,
+        overnight=gap / share,
+        kind=kind,
+        weights=weights,
+        inflations=inflations,
+        common=generator(seed, Stream.COMMON, sessions["session"].iloc[0].year).standard_normal(len(share)),
+        days=days,
+        opens_at=opens_at,
+        dividend_day=entered & (months % (12 // DIVIDENDS_PER_YEAR) == 1),
+    )
+
+
+def _microseconds(instants: pd.Series) -> Integers:
+    return instants.to_numpy("datetime64[us]").astype("int64")
 
 
 @dataclass(frozen=True, eq=False)
@@ -205,7 +213,6 @@ def simulate_path(
     from atlas_pipeline.market import simulation_kernels as kernels
 
     rows, degrees = len(grid.available_at), settings.degrees_of_freedom
-    weights, inflations = settings.jump_law(grid.shares)
     mixing = np.ones(rows)
     if math.isfinite(degrees):
         # Student's t is normal with a variance that is the inverse of a gamma variate.
@@ -216,12 +223,12 @@ def simulate_path(
         grid.share,
         grid.overnight,
         grid.kind,
-        weights,
-        inflations,
+        grid.weights,
+        grid.inflations,
         generator(seed, Stream.SHOCKS, year, symbol).standard_normal((rows, 3)),
         1 - generator(seed, Stream.UNIFORMS, year, symbol).random((rows, 3)),
         mixing,
-        generator(seed, Stream.COMMON, year).standard_normal(rows),
+        grid.common,
         1 - generator(seed, Stream.REGIMES, year, symbol).random(len(grid.days)),
         grid.dividend_day & (settings.dividend_yield > 0),
         np.array([regime.drift for regime in settings.regimes]) / SESSIONS_PER_YEAR,
