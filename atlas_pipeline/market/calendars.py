@@ -19,6 +19,8 @@ XNYS = "XNYS"
 # Building an exchange's calendar costs a fifth of a second, however long it is: one spans all that is asked.
 _FIRST_YEAR, _LAST_YEAR = 1950, 2049
 _MINUTE = 60_000_000
+# Days that a period of one unit fits into.
+_DAYS = {"d": 2, "wk": 7, "mo": 31, "y": 366}
 _INSTANT = "datetime64[us, UTC]"
 
 
@@ -99,6 +101,28 @@ def sessions(start: date | datetime, end: date | datetime, calendar: str = XNYS)
             "ask for days in between, or bring the package up to date"
         )
     return _cut(first, last, calendar).copy(deep=False)
+
+
+def sessions_around(start: date | datetime, end: date | datetime, interval: str, calendar: str = XNYS) -> pd.DataFrame:
+    """List the sessions of ``sessions`` with at least one whole bar of an interval before them and one after.
+
+    Where the package does not know so many, as many as it knows.
+
+    Parameters
+    ----------
+    start, end, calendar
+        As for ``sessions``.
+    interval
+        Such as ``5m``, ``1d`` or ``2wk``.
+    """
+    kind = parse_interval(interval)
+    # A month more: no exchange has stayed closed for so long since 1914.
+    margin = pd.Timedelta(days=31 + 2 * kind.count * _DAYS.get(kind.unit, 0))
+    earliest, latest = _bounds(calendar)
+    first, last = _day(start) - margin, _day(end) + margin
+    return _cut(
+        first if earliest is None else max(first, earliest), last if latest is None else min(last, latest), calendar
+    ).copy(deep=False)
 
 
 @lru_cache(maxsize=512)
