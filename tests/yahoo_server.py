@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import sys
 import threading
 from collections import defaultdict, deque
 from collections.abc import Iterable, Sequence
@@ -373,7 +372,7 @@ def _contract(
 
 
 def main() -> None:
-    """Serve until standard input is closed or the process is ended."""
+    """Serve until the process is ended."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--symbols", type=int, default=500)
     parser.add_argument("--years", type=int, default=20)
@@ -386,7 +385,6 @@ def main() -> None:
             for symbol in server.market.symbols:
                 server._chart_body(symbol, "1d", 0, 1 << 40, "")
         print(server.endpoint, flush=True)  # noqa: T201
-        sys.stdin.read()
         threading.Event().wait()
 
 

@@ -1,7 +1,11 @@
 """The source with the real client against the local server: outcomes, faults, retries, splits, quotes and chains."""
 
 import inspect
+import json
 import socket
+import subprocess
+import sys
+import urllib.request
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -412,6 +416,21 @@ def test_a_crumb_that_expired_is_renewed(server):
 def test_a_crumb_that_is_refused_stops_no_chart(server):
     server.refuse("getcrumb", 429)
     assert outcomes(source(server).fetch(["AAA"], START, END)) == {"AAA": Outcome.OK}
+
+
+def test_the_server_runs_as_a_process_and_shows_its_log():
+    command = [sys.executable, "-m", "tests.yahoo_server", "--symbols", "2", "--years", "1", "--now", NOW.isoformat()]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            endpoint = process.stdout.readline().strip()
+            options = {"requests_per_second": None, "now": lambda: NOW}
+            yahoo = YahooSource(("S0000", "S0001"), endpoint=endpoint, **options)
+            assert set(outcomes(yahoo.fetch(yahoo.symbols, START, END)).values()) == {Outcome.OK}
+            with urllib.request.urlopen(f"{endpoint}/requests") as log:
+                paths = [request["path"] for request in json.load(log)]
+        finally:
+            process.terminate()
+    assert sorted(paths)[2:] == ["/v8/finance/chart/S0000", "/v8/finance/chart/S0001"]
 
 
 # Settings.
