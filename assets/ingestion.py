@@ -123,7 +123,8 @@ def ingest(market: Market, warehouse: Warehouse, months: list[str]) -> Ingested:
                 (BAR_TRIPWIRES, tripwires),
             )
         }
-        whole[BAR_COVERAGE] = market.coverage(whole[BARS], whole[QUARANTINED_BARS], history, touched, now)
+        before = history[history["available_at"] < month_bounds(touched)[0]]
+        whole[BAR_COVERAGE] = market.coverage(whole[BARS], whole[QUARANTINED_BARS], before, touched, now)
         versions = lake.data_versions(BARS, earlier)
         with lake.transaction() as transaction:
             for table, rows in whole.items():

@@ -14,6 +14,7 @@ from pydantic import Field
 from atlas_pipeline.config import digest_of
 from atlas_pipeline.market.calendars import bar_grid, sessions
 from atlas_pipeline.market.clock import ReplayClock, WallClock
+from atlas_pipeline.market.coverage import bar_coverage
 from atlas_pipeline.market.resumable import ResumableSource
 from atlas_pipeline.market.settings import SOURCES, load_market_settings
 from atlas_pipeline.market.sources import Fetched, MarketSource, within
@@ -172,6 +173,33 @@ class Market(dg.ConfigurableResource):
         # A source that answers with more than it was asked for must not bring the future in.
         for answer in self.universe.fetch(source, start, known, self.calendar):
             yield replace(answer, bars=within(answer.bars, start, known), actions=within(answer.actions, start, known))
+
+    def coverage(
+        self, bars: pd.DataFrame, quarantined: pd.DataFrame, history: pd.DataFrame, months: list[str], now: datetime
+    ) -> pd.DataFrame:
+        """Count what each symbol should have in some months and what it has, as ``coverage.bar_coverage`` does."""
+        first, last = pd.Period(months[0]).start_time, pd.Period(months[-1]).end_time
+        listings = {each.symbol: (each.listed, each.delisted) for each in self.universe.instruments}
+        strangers = sorted(set(bars["symbol"].unique()) - set(self.universe.symbols))
+        counted = []
+        for calendar, symbols in self.symbols_by_calendar.items():
+            known = [*symbols, *strangers] if calendar == self.calendar else symbols
+            # Beyond the last month, since only the next session tells that a week is over.
+            sessions = self.sessions(first, last + timedelta(days=10), calendar)
+            counted.append(
+                bar_coverage(
+                    bars,
+                    quarantined,
+                    sessions,
+                    symbols=known,
+                    interval=self.interval,
+                    months=months,
+                    now=now,
+                    history=history,
+                    listings=listings,
+                )
+            )
+        return pd.concat(counted, ignore_index=True)
 
     def quotes(self, start: datetime, end: datetime) -> pd.DataFrame:
         """Return the source's quotes of the instruments listed in [start, end), none after now."""

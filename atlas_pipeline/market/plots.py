@@ -26,6 +26,7 @@ def plot_coverage(coverage: pd.DataFrame) -> bytes:
     bytes
         A PNG picture.
     """
+    from matplotlib import colormaps
     from matplotlib.figure import Figure
 
     months = pd.period_range(coverage["month"].min(), coverage["month"].max(), freq="M").astype(str)
@@ -61,7 +62,7 @@ def plot_coverage(coverage: pd.DataFrame) -> bytes:
         ticks, [months[i][:4] for i in ticks] if len(months) > 24 else [months[i] for i in ticks], fontsize=8
     )
 
-    colours = _missing_in_grey()
+    colours = colormaps["RdYlGn"].with_extremes(bad="0.88")
     image = below.imshow(shown.to_numpy(), aspect="auto", vmin=0, vmax=1, cmap=colours, interpolation="nearest")
     below.set_xticks(ticks, [label.get_text() for label in above.get_xticklabels()], fontsize=8)
     below.set_yticks(range(len(shown)), shown.index, fontsize=8)
@@ -78,11 +79,3 @@ def _january_ticks(months: list[str]) -> list[int]:
         return list(range(0, len(months), max(1, len(months) // 8)))
     januaries = [i for i, month in enumerate(months) if month.endswith("-01")]
     return januaries[:: max(1, len(januaries) // 10)]
-
-
-def _missing_in_grey() -> object:
-    from matplotlib import colormaps
-
-    colours = colormaps["RdYlGn"].copy()
-    colours.set_bad("0.88")
-    return colours

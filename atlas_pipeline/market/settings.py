@@ -115,6 +115,7 @@ def load_market_settings(path: Path | None = None) -> MarketSettings:
     if isinstance(start, datetime):
         content["replay_start"] = start.replace(tzinfo=UTC) if start.tzinfo is None else start.astimezone(UTC)
     content["symbols"] = tuple(map(_plain, content["symbols"]))
+    content["options"] = _plain(content.get("options") or {})
     content["timescales"] = tuple(content.get("timescales") or ())
     try:
         Universe.parse(content["symbols"])
@@ -127,8 +128,10 @@ def load_market_settings(path: Path | None = None) -> MarketSettings:
     return MarketSettings(**content)
 
 
-def _plain(entry: Any) -> Any:
-    """An entry with its days as text: Dagster's configuration has no dates."""
-    if not isinstance(entry, Mapping):
-        return entry
-    return {name: value.isoformat() if isinstance(value, date) else value for name, value in entry.items()}
+def _plain(value: Any) -> Any:
+    """Days and instants as text: Dagster's configuration has none."""
+    if isinstance(value, Mapping):
+        return {name: _plain(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_plain(each) for each in value]
+    return value.isoformat() if isinstance(value, date) else value

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from assets import bar_checks
 from assets import market as stage
 from atlas_pipeline.market import bundled
 from atlas_pipeline.market.bars import BAR_REVISIONS, BARS, QUARANTINED_BARS
@@ -210,7 +211,7 @@ def test_bad_rows_wait_in_quarantine_with_their_reason_and_block(pipeline, chang
     assert not checks["bars_quarantined_share"] and not checks["bars_quarantine"] and not checks["bars_sessions"]
     assert checks["bars_schema"]
     assert "features" not in pipeline.counts(), "features of a month that is mostly refused were computed"
-    share = stage.bars_quarantined_share(warehouse=pipeline.warehouse)
+    share = bar_checks.bars_quarantined_share(warehouse=pipeline.warehouse)
     assert "1999-03 with 14.6%" in share.description and "mend the source" in share.description
 
     # The source is mended: the same month ingested again is whole, and green.
@@ -243,8 +244,8 @@ def test_a_single_bad_row_among_many_only_warns(pipeline_at, tmp_path: Path, cha
 def test_a_symbol_without_any_bar_is_missed(pipeline, change_feed) -> None:
     change_feed(lambda frame: frame[frame["symbol"] == "SP500"])
     assert pipeline.run("ingest", "bars", partition="1999-01").success
-    check = stage.bars_sessions(warehouse=pipeline.warehouse, market=pipeline.market)
-    assert not check.passed and "| NASDAQ | 19 |" in check.metadata["missing"].value
+    check = bar_checks.bars_sessions(warehouse=pipeline.warehouse)
+    assert not check.passed and "| NASDAQ | 19 | 19 | 1999-01-04 |" in check.metadata["missing"].value
 
 
 def test_restated_values_are_kept_as_revisions(pipeline, change_feed) -> None:
@@ -268,7 +269,7 @@ def test_restated_values_are_kept_as_revisions(pipeline, change_feed) -> None:
     withdrawn = revisions[revisions["symbol"] == "NASDAQ"]
     assert sorted(withdrawn["column"]) == ["close", "high", "low", "open", "volume"] and withdrawn["new"].isna().all()
 
-    check = stage.bars_revisions(warehouse=pipeline.warehouse)
+    check = bar_checks.bars_revisions(warehouse=pipeline.warehouse)
     assert not check.passed and check.severity == dg.AssetCheckSeverity.WARN
     assert "6 values were restated" in check.description and "SP500" in check.metadata["latest"].value
     assert pipeline.warehouse.data_version(BARS, "1999-02") != version
@@ -279,22 +280,22 @@ def test_stale_opens_fail_only_where_orders_fill_at_the_open(
     market_home: Path, pipeline_at, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     warehouse = pipeline_at(market_home).warehouse
-    check = stage.bars_stale_opens(warehouse=warehouse)
-    assert check.passed and "stale opens: NASDAQ 2%, SP500 92%" in check.description
+    check = bar_checks.bars_stale_opens(warehouse=warehouse)
+    assert check.passed and "stale opens: SP500 92%, NASDAQ 2%" in check.description
     (tmp_path / "open.yaml").write_text("fill: open\n")
-    monkeypatch.setattr(stage, "DEFAULT_EXPERIMENT", str(tmp_path / "open.yaml"))
-    assert not stage.bars_stale_opens(warehouse=warehouse).passed
+    monkeypatch.setattr(bar_checks, "DEFAULT_EXPERIMENT", str(tmp_path / "open.yaml"))
+    assert not bar_checks.bars_stale_opens(warehouse=warehouse).passed
 
 
 def test_the_checks_of_a_table_without_rows_are_no_pass(pipeline) -> None:
     with pytest.raises(dg.Failure, match="table bars has no rows: materialize its asset first"):
-        stage.bars_schema(warehouse=pipeline.warehouse)
+        bar_checks.bars_schema(warehouse=pipeline.warehouse)
 
 
 def test_duplicates_behind_the_pipelines_back_fail_the_schema(pipeline, execute_sql) -> None:
     assert pipeline.run("ingest", "bars", partition="1999-01").success
     execute_sql(pipeline, "INSERT INTO {lake}.bars SELECT * FROM {lake}.bars WHERE session = DATE '1999-01-05'")
-    check = stage.bars_schema(warehouse=pipeline.warehouse)
+    check = bar_checks.bars_schema(warehouse=pipeline.warehouse)
     assert not check.passed and "2 keys occur twice" in check.description
 
 
