@@ -5,7 +5,7 @@ The instants come from ``exchange_calendars``, half days included; no rule about
 
 from __future__ import annotations
 
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from functools import lru_cache
 
 import numpy as np
@@ -59,6 +59,11 @@ def _all_sessions(calendar: str, first_year: int, last_year: int) -> pd.DataFram
 def microseconds(instants: pd.Series) -> NDArray[np.int64]:
     """Count the microseconds since 1970 (UTC) of instants or days; a missing one is the least integer."""
     return instants.to_numpy("datetime64[us]").astype("int64")
+
+
+def microsecond(instant: datetime) -> int:
+    """Count the microseconds since 1970 (UTC) of one instant with a time zone."""
+    return (instant - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
 
 
 def _day(instant: date | datetime | pd.Timestamp) -> pd.Timestamp:

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from atlas_pipeline.market.bars import BAR_COVERAGE
-from atlas_pipeline.market.calendars import bar_grid, microseconds
+from atlas_pipeline.market.calendars import bar_grid, microsecond, microseconds
 from atlas_pipeline.market.series import Booleans, Integers, in_series
 from atlas_pipeline.market.table import PANDAS_DTYPE
 
@@ -76,7 +76,7 @@ def bar_coverage(
     _require_months(sessions, wanted)
     grid = bar_grid(sessions, interval)
     ends, day_of_bar = microseconds(grid["available_at"]), microseconds(grid["session"]) // _DAY
-    complete = ends <= int(pd.Timestamp(now).as_unit("us").value)
+    complete = ends <= microsecond(now)
     # A session has passed with its last bar.
     passed = complete & np.append(day_of_bar[1:] != day_of_bar[:-1], True)[: len(grid)]
     days, day_month = day_of_bar[passed], _month(ends[passed])

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from atlas_pipeline.market.bars import BARS, empty
-from atlas_pipeline.market.calendars import XNYS, bar_grid, microseconds, period_of, sessions_around
+from atlas_pipeline.market.calendars import XNYS, bar_grid, microsecond, microseconds, period_of, sessions_around
 from atlas_pipeline.market.intervals import Interval, parse_interval
 from atlas_pipeline.market.quarantine import month_of
 from atlas_pipeline.market.series import BarSeries, Booleans, Floats, Integers, in_series
@@ -112,7 +112,7 @@ def resample(
         Where the bars are of several intervals, lie beside the grid or come twice, the interval is no multiple of
         theirs, or an instant has no time zone.
     """
-    limits = [_microsecond(name, value) for name, value in (("now", now), ("start", start), ("end", end))]
+    limits = [_instant(name, value) for name, value in (("now", now), ("start", start), ("end", end))]
     names = sorted(bars["interval"].unique())
     if len(names) > 1:
         raise ValueError(f"bars of the intervals {', '.join(names)}: resample those of one interval at a time")
@@ -162,7 +162,7 @@ def reads_from(start: datetime, interval: str, calendar: str = XNYS) -> datetime
     datetime
         The opening of the first session of the coarser bar that is complete at ``start`` or first after it (UTC).
     """
-    _microsecond("start", start)
+    _instant("start", start)
     kind = parse_interval(interval)
     known = sessions_around(start, start, interval, calendar)
     first = int((known["available_at"] >= start).to_numpy().argmax())
@@ -173,12 +173,12 @@ def reads_from(start: datetime, interval: str, calendar: str = XNYS) -> datetime
     return opening
 
 
-def _microsecond(name: str, instant: datetime | None) -> int:
+def _instant(name: str, instant: datetime | None) -> int:
     if instant is None:
         return 0
     if instant.tzinfo is None:
         raise ValueError(f"{name}={instant!r} has no time zone; pass an aware datetime, UTC for instance")
-    return int(pd.Timestamp(instant).as_unit("us").value)
+    return microsecond(instant)
 
 
 def _target(series: BarSeries, finer: Interval, coarser: Interval, calendar: str) -> _Target:
