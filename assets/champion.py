@@ -116,7 +116,7 @@ def champion_is_sound(artifacts: Artifacts, tracking: Tracking) -> dg.AssetCheck
 @dg.asset_check(asset=champion, blocking=True)
 def gate_decisions_schema(warehouse: Warehouse) -> dg.AssetCheckResult:
     """Every verdict has its numbers and a key of its own."""
-    return schema_result(GATE_DECISIONS, warehouse.read(GATE_DECISIONS), warehouse)
+    return schema_result(GATE_DECISIONS, warehouse)
 
 
 @dg.asset_check(asset=champion)

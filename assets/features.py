@@ -11,7 +11,7 @@ from assets.loading import model_rows
 from assets.market import bars
 from assets.metadata import OWNERS, TRANSIENT, frame, materializations, permanent, picture, table_metadata
 from assets.partitions import MONTHS, MONTHS_OF_THE_YEAR, YEARS
-from assets.schema_check import schema_result, stored
+from assets.schema_check import require_rows, schema_result, stored
 from assets.snapshots import option_chain, quotes
 from atlas_pipeline.features.registry import FEATURES, MICROSTRUCTURE_FEATURES, OPTION_FEATURES
 from atlas_pipeline.market.adjustment import CorporateActionError
@@ -96,7 +96,8 @@ def _history(warehouse: Warehouse, before: datetime) -> tuple[pd.DataFrame, pd.D
 @dg.asset_check(asset=features, blocking=True)
 def features_schema(warehouse: Warehouse) -> dg.AssetCheckResult:
     """Every stored row has its types and a key of its own."""
-    return schema_result(FEATURES, stored(warehouse, FEATURES), warehouse)
+    require_rows(warehouse, FEATURES)
+    return schema_result(FEATURES, warehouse)
 
 
 @dg.asset_check(asset=features, blocking=True, additional_deps=[bars])

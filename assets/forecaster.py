@@ -7,7 +7,7 @@ from assets.features import panel
 from assets.loading import CODE_VERSION, forecaster_folder, load_forecaster, open_panels
 from assets.metadata import OWNERS, frame, permanent, picture, table_metadata
 from assets.partitions import FOLDS, YEARS_BEFORE_THE_FOLD, YEARS_UP_TO_THE_FOLD
-from assets.schema_check import schema_result, stored
+from assets.schema_check import require_rows, schema_result, stored
 from atlas_pipeline.config import DataSettings, ModelSettings, TrainingSettings
 from atlas_pipeline.training.forecast_table import BASELINE, FORECASTER, FORECASTS, score_table
 from resources.artifacts import Artifacts
@@ -205,7 +205,8 @@ def forecasts(
 @dg.asset_check(asset=forecasts, blocking=True)
 def forecasts_schema(warehouse: Warehouse) -> dg.AssetCheckResult:
     """Every stored forecast has its types, its bounds and a key of its own."""
-    return schema_result(FORECASTS, stored(warehouse, FORECASTS), warehouse)
+    require_rows(warehouse, FORECASTS)
+    return schema_result(FORECASTS, warehouse)
 
 
 @dg.asset_check(asset=forecasts)

@@ -9,7 +9,7 @@ from assets.forecaster import forecaster
 from assets.loading import CODE_VERSION, load_forecaster, load_paths, open_panels, paths_file, policy_file
 from assets.metadata import OWNERS, frame, permanent, picture, table_metadata
 from assets.partitions import FOLDS, YEARS_UP_TO_THE_FOLD
-from assets.schema_check import schema_result, stored
+from assets.schema_check import require_rows, schema_result, stored
 from assets.serving import register_base
 from atlas_pipeline.adaptation.ledger import EQUITY
 from atlas_pipeline.config import PPOSettings, TradingSettings
@@ -256,7 +256,8 @@ def backtest(
 @dg.asset_check(asset=backtest, blocking=True)
 def backtest_schema(warehouse: Warehouse) -> dg.AssetCheckResult:
     """Every stored step has its types, its bounds and a key of its own."""
-    return schema_result(BACKTEST, stored(warehouse, BACKTEST), warehouse)
+    require_rows(warehouse, BACKTEST)
+    return schema_result(BACKTEST, warehouse)
 
 
 @dg.asset_check(asset=backtest)

@@ -7,38 +7,46 @@ import pandas as pd
 
 from assets.metadata import frame
 from atlas_pipeline.market.table import Table
+from resources.inspection import ONE_ROW_A_KEY
 from resources.warehouse import Warehouse
 
 
-def stored(warehouse: Warehouse, table: Table) -> pd.DataFrame:
-    """Return all rows of a table.
+def require_rows(warehouse: Warehouse, table: Table) -> int:
+    """Return the number of a table's rows.
 
     Raises
     ------
     dagster.Failure
         Where there are none: a check of nothing would be green.
     """
-    rows = warehouse.read(table)
-    if rows.empty:
+    rows = warehouse.row_count(table)
+    if not rows:
         raise dg.Failure(f"table {table.name} has no rows: materialize its asset first", allow_retries=False)
     return rows
 
 
-def schema_result(table: Table, rows: pd.DataFrame, warehouse: Warehouse) -> dg.AssetCheckResult:
-    """Judge rows by the table's declaration and count keys that occur twice in the lake."""
-    import pandera.errors
+def stored(warehouse: Warehouse, table: Table) -> pd.DataFrame:
+    """Return all rows of a table that is known to be small; of another, ask ``counts`` or go through ``scan``.
 
-    duplicates = warehouse.duplicates(table)
-    try:
-        table.schema().validate(rows, lazy=True)
-        failures = pd.DataFrame(columns=["column", "check", "failure_case", "index"])
-    except pandera.errors.SchemaErrors as error:
-        failures = error.failure_cases[["column", "check", "failure_case", "index"]]
-    passed = failures.empty and duplicates.empty
+    Raises
+    ------
+    dagster.Failure
+        Where there are none; see ``require_rows``.
+    """
+    require_rows(warehouse, table)
+    return warehouse.read(table)
+
+
+def schema_result(table: Table, warehouse: Warehouse) -> dg.AssetCheckResult:
+    """Judge a stored table by its declaration, in the engine: column types, nulls, minimums, months, keys."""
+    broken = warehouse.violations(table)
+    keys = broken["rule"] == ONE_ROW_A_KEY
+    shown = [f"{first.column} {first.rule}, but {first.examples}" for first in broken.head(3).itertuples()]
     return dg.AssetCheckResult(
-        passed=passed,
+        passed=broken.empty,
         description=None
-        if passed
-        else f"{table.name}: {len(failures)} values break the schema, {len(duplicates)} keys occur twice",
-        metadata={"rows": len(rows), "failures": frame(failures.head(20)), "duplicates": frame(duplicates.head(20))},
+        if broken.empty
+        else f"{table.name}: {broken.loc[~keys, 'rows'].sum()} values break the schema, "
+        f"{broken.loc[keys, 'rows'].sum()} keys occur twice: {'. '.join(shown)}",
+        metadata={"rows": warehouse.row_count(table), "violations": frame(broken)},
     )

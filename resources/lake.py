@@ -1,4 +1,4 @@
-"""One open connection to the lake: the reads of ``reading``, and transactions that become one snapshot.
+"""One open connection to the lake: what ``reading`` and ``inspection`` read, and transactions, each one snapshot.
 
 What a ``transaction`` has collected and validated is made in one go under the write lock, so that the lock is held
 for no computation. Where the lake lies and how it is attached is ``ducklake``'s.
@@ -19,7 +19,8 @@ import pyarrow.compute
 
 from atlas_pipeline.market.table import Table
 from resources.ducklake import Catalog, retry_when_locked
-from resources.reading import LakeReader, among
+from resources.inspection import LakeInspector
+from resources.query import among
 from resources.rows import column_definitions, quoted
 from resources.staging import StagedFile, Staging, discard_left_behind, place
 from resources.transaction import Commit, Replacement, Transaction
@@ -38,7 +39,7 @@ class Compaction:
     files_deleted: int
 
 
-class Lake(LakeReader):
+class Lake(LakeInspector):
     """Tables under one catalog, read and written through one connection; not to be shared between threads."""
 
     def __init__(self, catalog: Catalog, connection: duckdb.DuckDBPyConnection, alias: str) -> None:

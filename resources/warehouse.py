@@ -105,7 +105,7 @@ class Warehouse(dg.ConfigurableResource):
         snapshot: int | None = None,
         where: Mapping[str, Any] | None = None,
     ) -> pd.DataFrame:
-        """Count rows by columns, with their first and last time; see ``LakeReader.counts``."""
+        """Count rows by columns, with their first and last time; see ``LakeInspector.counts``."""
         with self.session() as lake:
             return lake.counts(
                 table,
@@ -154,10 +154,20 @@ class Warehouse(dg.ConfigurableResource):
         with self.session() as lake:
             return lake.row_counts()
 
+    def row_count(self, table: Table) -> int:
+        """Return the number of a table's rows; see ``LakeInspector.row_count``."""
+        with self.session() as lake:
+            return lake.row_count(table)
+
     def duplicates(self, table: Table) -> pd.DataFrame:
         """Return the keys that more than one row has, with their number of ``rows``."""
         with self.session() as lake:
             return lake.duplicates(table)
+
+    def violations(self, table: Table) -> pd.DataFrame:
+        """Judge a table's whole state by its declaration; see ``LakeInspector.violations``."""
+        with self.session() as lake:
+            return lake.violations(table)
 
     def compact(self, keep: Iterable[int] = (), older_than: timedelta = timedelta(days=7)) -> Compaction:
         """Merge small files and expire old snapshots, but those to ``keep``; see ``Lake.compact``."""

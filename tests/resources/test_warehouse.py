@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from atlas_pipeline.market.table import Column, Table
 from resources import ducklake
 from resources.lake import Lake
-from resources.reading import FutureReadError, SnapshotNotFoundError, TableMismatchError
+from resources.query import FutureReadError
+from resources.reading import SnapshotNotFoundError, TableMismatchError
 from resources.rows import InvalidRowsError, conforming_rows, content_version
 from resources.warehouse import Warehouse
 
