@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from atlas_pipeline.market.bars import BARS, CORPORATE_ACTIONS, QUARANTINED_BARS
-from atlas_pipeline.market.calendars import sessions
+from atlas_pipeline.market.calendars import bar_grid, sessions
 from atlas_pipeline.market.errors import BrokenSchemaError
 from atlas_pipeline.market.quarantine import conform
 from atlas_pipeline.market.validation import validate_bars
@@ -211,3 +211,156 @@ def test_every_row_goes_somewhere_and_what_is_let_in_is_sound(rows):
     out = pd.concat(both).sort_values(list(both[0].columns), ignore_index=True)
     came = frame[out.columns].sort_values(list(out.columns), ignore_index=True)
     pd.testing.assert_frame_equal(out, came, check_dtype=False)
+
+
+def intraday(days: pd.DataFrame, interval: str) -> pd.DataFrame:
+    grid = bar_grid(days, interval)
+    random = np.random.default_rng(0)
+    close = 100 * np.exp(np.cumsum(random.normal(0, 0.001, len(grid))))
+    prices = {"open": close, "high": close * 1.001, "low": close * 0.999, "close": close, "volume": 10.0}
+    return conform(grid.assign(symbol="AAA", interval=interval, **prices), BARS)
+
+
+@pytest.mark.parametrize("interval", ["1m", "5m", "1h", "90m"])
+def test_intraday_bars_on_the_grid_are_let_in_half_days_included(interval):
+    days = sessions(datetime(2015, 10, 30), datetime(2015, 11, 30))
+    bars = intraday(days, interval)
+    outcome = validate_bars(bars, days)
+    assert outcome.quarantined.empty
+    pd.testing.assert_frame_equal(outcome.bars, bars)
+
+
+@pytest.mark.parametrize(
+    ("minutes", "reason"),
+    [
+        (0, "available_at is the opening of the session: labelled by its start"),
+        (-5, "available_at lies outside the session"),
+        (211, "available_at lies outside the session"),
+        (395, "available_at lies outside the session"),
+        (7, "available_at is no end of a 5m bar counted from the opening"),
+        (5.5, "available_at is no end of a 5m bar counted from the opening"),
+    ],
+)
+def test_intraday_bars_beside_the_grid_are_refused_with_the_reason(minutes, reason):
+    days = sessions(datetime(2015, 11, 25), datetime(2015, 11, 30))
+    half_day = days[days["session"] == "2015-11-27"].iloc[0]
+    bars = intraday(days, "5m")
+    at = int(bars.index[bars["session"] == half_day["session"]][20])
+    bars.loc[at, "available_at"] = half_day["opens_at"] + timedelta(minutes=minutes)
+    outcome = validate_bars(bars, days)
+    assert outcome.quarantined["reason"].tolist() == [reason]
+    assert len(outcome.bars) == len(bars) - 1
+
+
+def test_hours_of_a_session_that_is_no_multiple_of_them_end_with_the_close():
+    days = sessions(datetime(2015, 11, 24), datetime(2015, 11, 25))
+    bars = intraday(days, "1h")
+    past_the_close = bars["available_at"] == days["available_at"][0]
+    bars.loc[past_the_close, "available_at"] += timedelta(minutes=30)
+    assert validate_bars(bars, days).quarantined["reason"].tolist() == ["available_at lies outside the session"]
+
+
+def test_a_bar_of_another_session_than_its_instants_is_refused():
+    days = sessions(datetime(2015, 11, 23), datetime(2015, 11, 25))
+    bars = intraday(days, "5m")
+    bars.loc[3, "session"] = days["session"][1]
+    assert validate_bars(bars, days).quarantined["reason"].tolist() == ["available_at lies outside the session"]
+
+
+def test_several_intervals_are_judged_by_their_own_grids():
+    days = sessions(datetime(2015, 11, 23), datetime(2015, 11, 25))
+    bars = pd.concat([intraday(days, "5m"), intraday(days, "1h"), intraday(days, "1d")], ignore_index=True)
+    assert validate_bars(bars, days).quarantined.empty
+    wrong = bars.assign(interval=bars["interval"].replace({"5m": "15m"}))
+    reasons = validate_bars(wrong, days).quarantined["reason"].value_counts().to_dict()
+    assert reasons == {"available_at is no end of a 15m bar counted from the opening": 3 * 52}
+    with pytest.raises(ValueError, match="interval '5min' is none"):
+        validate_bars(bars.assign(interval="5min"), days)
+
+
+@pytest.mark.parametrize(("interval", "last"), [("1wk", "04-02"), ("1mo", "03-31"), ("3mo", "03-31")])
+def test_bars_of_weeks_and_months_end_with_the_last_session_of_their_period(make_bars, interval, last):
+    days = sessions(datetime(2015, 3, 2), datetime(2015, 4, 30))
+    bars = make_bars(count=1).iloc[[0, 0, 0]].reset_index(drop=True).assign(interval=interval)
+    picked = days[days["session"].isin([pd.Timestamp(f"2015-{last}"), *pd.to_datetime(["2015-03-11", "2015-03-12"])])]
+    bars["session"], bars["available_at"] = picked["session"].to_numpy(), picked["available_at"].reset_index(drop=True)
+    bars.loc[1, "available_at"] -= timedelta(minutes=1)
+    outcome = validate_bars(bars, days)
+    assert outcome.bars["session"].dt.strftime("%m-%d").tolist() == [last]
+    assert outcome.quarantined["reason"].tolist() == [
+        f"session is not the last of its {interval}",
+        "available_at is not the close of the session",
+    ]
+    with pytest.raises(ValueError, match=f"the last one of {interval} bars: pass at least one more"):
+        validate_bars(bars, days[days["session"] <= bars["session"].max()])
+
+
+def test_bars_of_several_sessions_need_only_end_with_one(make_bars):
+    bars = make_bars(count=9)[::3].reset_index(drop=True).assign(interval="3d")
+    assert validate_bars(bars, calendar_of(bars)).quarantined.empty
+
+
+def test_where_trading_never_stops_bars_are_let_in():
+    days = sessions(datetime(2024, 2, 27), datetime(2024, 3, 3), "24/7")
+    for interval in ("1h", "1d"):
+        bars = intraday(days, interval)
+        assert validate_bars(bars, days).quarantined.empty
+
+
+def test_a_dividend_of_most_of_the_price_explains_a_fall_and_an_impossible_action_explains_nothing(make_bars):
+    bars = make_bars()
+    level = bars["close"][29]
+    bars.loc[30:, ["open", "high", "low", "close"]] /= 10
+    action = {"symbol": "AAA", "available_at": bars["available_at"][30], "session": bars["session"][30]}
+    rows = [{**action, "kind": "dividend", "value": 0.9 * level}]
+    paid = conform(pd.DataFrame(rows), CORPORATE_ACTIONS)
+    assert refused(bars)["session"].tolist() == [bars["session"][30]]
+    assert refused(bars, actions=paid).empty
+    for value in (2 * level, np.nan, -1.0, np.inf):
+        assert len(refused(bars, actions=paid.assign(value=value))) == 1
+
+
+def test_a_split_while_bars_are_refused_moves_both_levels(make_bars):
+    bars = make_bars()
+    prices = ["open", "high", "low", "close"]
+    bars.loc[30:, prices] /= 2
+    bars.loc[29, prices] *= 9  # refused; the split comes the day after
+    action = bars.loc[[30], ["symbol", "session", "available_at"]].assign(kind="split", value=2.0)
+    split = conform(action, CORPORATE_ACTIONS)
+    assert refused(bars, actions=split)["session"].tolist() == [bars["session"][29]]
+    bars.loc[30, prices] *= 9
+    # Where the second of two agrees with the first in the units of its own day, the new level is confirmed.
+    assert refused(bars, actions=split)["session"].tolist() == bars["session"][[29, 31]].tolist()
+
+
+def test_levels_are_followed_as_bar_by_bar(make_bars):
+    """The reference keeps two levels, the last accepted and the last refused, and a bar must fit one of them."""
+    random = np.random.default_rng(11)
+    bars = pd.concat([make_bars(symbol, seed=seed) for seed, symbol in enumerate("ABCDEF")], ignore_index=True)
+    steps = random.choice([1.0, 6.0, 1 / 6, 40.0], len(bars), p=[0.85, 0.05, 0.05, 0.05])
+    steps *= np.where(random.random(len(bars)) < 0.05, 7.0, 1.0).cumprod() ** 0.2
+    prices = ["open", "high", "low", "close"]
+    bars[prices] = bars[prices].to_numpy() * steps[:, None]
+    expected = []
+    for _, own in bars.groupby("symbol"):
+        accepted = rejected = own["close"].iloc[0]
+        for row in own.iloc[1:].itertuples():
+            if any(row.high <= 5 * level and row.low * 5 >= level for level in (accepted, rejected)):
+                accepted = rejected = row.close
+            else:
+                rejected = row.close
+                expected.append(row.available_at)
+    assert 20 < len(expected) < 200
+    assert sorted(refused(bars)["available_at"]) == sorted(expected)
+
+
+def test_a_frame_in_any_order_is_judged_alike(make_bars):
+    bars = pd.concat([make_bars(), make_bars("BBB", seed=1)], ignore_index=True)
+    bars.loc[[7, 70], "close"] *= 20
+    bars.loc[[9, 90], "high"] = np.nan
+    bars = pd.concat([bars, bars.iloc[[3, 3, 50]]], ignore_index=True)
+    sorted_, shuffled = (
+        validate_bars(frame, calendar_of(bars)) for frame in (bars, bars.sample(frac=1, random_state=2))
+    )
+    pd.testing.assert_frame_equal(shuffled.bars, sorted_.bars)
+    pd.testing.assert_frame_equal(shuffled.quarantined, sorted_.quarantined)
