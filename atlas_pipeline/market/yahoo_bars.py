@@ -6,6 +6,7 @@ instant at which they are complete, and prices, volumes and dividends become tho
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any
@@ -123,8 +124,10 @@ def as_traded(symbol: str, chart: Chart, interval: str, calendar: str) -> tuple[
     volume = chart.rows["Volume"].to_numpy(dtype="float64")[traded]
     index = pd.DatetimeIndex(chart.rows.index).as_unit("us")
     local = index.tz_localize(None).to_numpy()[traded].astype("datetime64[D]")
-    day, available_at = _completed(index.asi8[traded], local, interval, calendar)
-    splits = _by_day(chart.splits, np.multiply)
+    splits, dividends = _by_day(chart.splits, np.multiply), _by_day(chart.dividends, np.add)
+    known_days = np.concatenate([local, splits[0], dividends[0], [np.datetime64("now", "D")]])
+    schedule = _schedule(calendar, known_days.min().astype("datetime64[Y]").astype(int) + 1970)
+    day, available_at = _completed(index.asi8[traded], local, interval, schedule)
     later = _later_splits(day, splits)
     bars = pd.DataFrame(
         {
@@ -138,7 +141,7 @@ def as_traded(symbol: str, chart: Chart, interval: str, calendar: str) -> tuple[
         }
     )
     bars["month"] = month_of(bars["available_at"])
-    return bars, _actions(symbol, splits, _by_day(chart.dividends, np.add), calendar)
+    return bars, _actions(symbol, splits, dividends, schedule)
 
 
 def _repeated(text: str, count: int) -> Any:
@@ -170,7 +173,7 @@ def _by_day(events: pd.Series, together: np.ufunc) -> _Events:
     return days[first], together.reduceat(values, first) if len(days) else values
 
 
-def _actions(symbol: str, splits: _Events, dividends: _Events, calendar: str) -> pd.DataFrame:
+def _actions(symbol: str, splits: _Events, dividends: _Events, schedule: _Schedule) -> pd.DataFrame:
     paid_on, paid = dividends
     later = _later_splits(paid_on, splits)
     # Yahoo divides a dividend by the splits since and rounds to six decimals: no more of it can be had back, and the
@@ -178,12 +181,11 @@ def _actions(symbol: str, splits: _Events, dividends: _Events, calendar: str) ->
     scale = 10.0 ** (6 - np.ceil(np.log10(later)).clip(0))
     cash = np.where(later == 1, paid, np.rint(paid * later * scale) / scale)
     day = np.concatenate([paid_on, splits[0]])
-    schedule, opens, _ = _schedule(calendar)
-    at, known = _found(schedule, day)
+    at, known = schedule.find(day)
     actions = pd.DataFrame(
         {
             "symbol": _repeated(symbol, len(day)),
-            "available_at": _instants(np.where(known, opens[at], _closes(day, calendar))),
+            "available_at": _instants(np.where(known, schedule.opens[at], schedule.closes_of(day))),
             "session": day.astype("datetime64[us]"),
             "kind": pd.array(["dividend"] * len(paid_on) + ["split"] * len(splits[0]), dtype="str"),
             "value": np.concatenate([cash, splits[1]]),
@@ -193,34 +195,43 @@ def _actions(symbol: str, splits: _Events, dividends: _Events, calendar: str) ->
     return actions
 
 
-def _closes(day: np.ndarray, calendar: str) -> np.ndarray:
-    """When daily bars of these days are complete, sessions or not (microseconds since 1970)."""
-    schedule, _, closes = _schedule(calendar)
-    at, known = _found(schedule, day)
-    instants = closes[at]
-    if not known.all():
-        others = session_closes(pd.Series(day[~known].astype("datetime64[us]")), calendar)
-        instants[~known] = pd.DatetimeIndex(others).asi8
-    return instants
+@dataclass(frozen=True)
+class _Schedule:
+    """Sessions of an exchange: days (``datetime64[D]``), openings and closes (microseconds since 1970)."""
+
+    calendar: str
+    days: np.ndarray
+    opens: np.ndarray
+    closes: np.ndarray
+
+    def find(self, day: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Where each day stands, and whether it is a session at all."""
+        at = np.searchsorted(self.days, day).clip(max=len(self.days) - 1)
+        return at, self.days[at] == day
+
+    def closes_of(self, day: np.ndarray) -> np.ndarray:
+        """When daily bars of these days are complete, sessions or not (microseconds since 1970)."""
+        at, known = self.find(day)
+        instants = self.closes[at]
+        if not known.all():
+            others = session_closes(pd.Series(day[~known].astype("datetime64[us]")), self.calendar)
+            instants[~known] = pd.DatetimeIndex(others).asi8
+        return instants
 
 
-@lru_cache(maxsize=8)
-def _schedule(calendar: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Days (``datetime64[D]``), openings and closes (microseconds since 1970) of all sessions Yahoo can have."""
-    table = sessions(datetime(1960, 1, 1), datetime.now(UTC) + timedelta(days=366), calendar)
+@lru_cache(maxsize=64)
+def _schedule(calendar: str, first_year: int) -> _Schedule:
+    """All sessions from a year on; not from the first, since some exchanges are known for recent years only."""
+    table = sessions(datetime(first_year, 1, 1), datetime.now(UTC) + timedelta(days=366), calendar)
     opens, closes = (pd.DatetimeIndex(table[name]).asi8 for name in ("opens_at", "available_at"))
-    return table["session"].to_numpy().astype("datetime64[D]"), opens, closes
+    return _Schedule(calendar, table["session"].to_numpy().astype("datetime64[D]"), opens, closes)
 
 
-def _found(days: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Where each day stands, and whether it is there at all."""
-    at = np.searchsorted(days, wanted).clip(max=len(days) - 1)
-    return at, days[at] == wanted
-
-
-def _completed(starts: np.ndarray, local: np.ndarray, interval: str, calendar: str) -> tuple[np.ndarray, np.ndarray]:
+def _completed(
+    starts: np.ndarray, local: np.ndarray, interval: str, schedule: _Schedule
+) -> tuple[np.ndarray, np.ndarray]:
     """Session (``datetime64[D]``) and completion (microseconds) of bars by their start and its local day."""
-    days, opens, closes = _schedule(calendar)
+    days, opens, closes = schedule.days, schedule.opens, schedule.closes
     if interval in MINUTES:
         end = starts + MINUTES[interval] * 60_000_000
         at = (np.searchsorted(opens, starts, side="right") - 1).clip(min=0)
@@ -232,4 +243,4 @@ def _completed(starts: np.ndarray, local: np.ndarray, interval: str, calendar: s
         ends = np.minimum(ends, np.append(local[1:], np.datetime64("9999-01-01")))[: len(ends)]
         last = days[(np.searchsorted(days, ends) - 1).clip(min=0)]
         local = np.where(last >= local, last, local)
-    return local, _closes(local, calendar)
+    return local, schedule.closes_of(local)

@@ -1,19 +1,10 @@
 """The source with the real client against the local server: outcomes, faults, retries, splits, quotes and chains."""
 
-import inspect
-import json
-import socket
-import subprocess
-import sys
-import urllib.request
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pandas as pd
 import pytest
-import yfinance
-from yfinance.data import YfData
-from yfinance.scrapers.history import PriceHistory
 
 from atlas_pipeline.market.bars import BARS, CORPORATE_ACTIONS
 from atlas_pipeline.market.errors import SourceUnavailableError, UnknownSymbolError
@@ -21,24 +12,11 @@ from atlas_pipeline.market.option_chain import OPTION_CHAIN, validate_option_cha
 from atlas_pipeline.market.quotes import QUOTES, validate_quotes
 from atlas_pipeline.market.sources import Fetched, Outcome
 from atlas_pipeline.market.yahoo import YahooSource
-from atlas_pipeline.market.yahoo_client import RefusedRequestError
 from tests.yahoo_server import YahooServer
 
 NOW = datetime(2024, 7, 10, 22, tzinfo=UTC)
 START, END = datetime(2024, 1, 1, tzinfo=UTC), datetime(2025, 1, 1, tzinfo=UTC)
 SYMBOLS = ("AAA", "BBB", "CCC")
-
-
-@pytest.fixture(autouse=True)
-def only_loopback(monkeypatch):
-    """No other host than loopback is looked up or connected to (curl is kept to the endpoint by its own test)."""
-    connect = socket.socket.connect
-
-    def connect_local(self, address):
-        assert address[0] == "127.0.0.1", address
-        return connect(self, address)
-
-    monkeypatch.setattr(socket.socket, "connect", connect_local)
 
 
 @pytest.fixture
@@ -366,71 +344,6 @@ def test_underlyings_without_options_lose_no_other(server, caplog):
     server.refuse("BBB", 500, times=9)
     assert set(yahoo.option_chain(["BBB", "CCC"], START, END)["underlying"]) == {"CCC"}
     assert "BBB: VendorDownError" in caplog.text
-
-
-# The client.
-
-
-def test_every_argument_of_yfinance_is_pinned(server, monkeypatch):
-    seen = {}
-    real = PriceHistory.history
-
-    def history(self, **arguments):
-        seen.update(arguments)
-        return real(self, **arguments)
-
-    known = set(inspect.signature(real).parameters) - {"self", "raise_errors"}
-    monkeypatch.setattr(PriceHistory, "history", history)
-    source(server).bars(["AAA"], START, END)
-    assert set(seen) == known
-    assert (seen["auto_adjust"], seen["back_adjust"], seen["actions"], seen["repair"]) == (False, False, True, False)
-    assert (seen["prepost"], seen["keepna"], seen["rounding"], seen["period"]) == (False, True, False, None)
-    assert yfinance.config.debug.hide_exceptions is False
-
-
-def test_the_process_wide_client_of_yfinance_is_left_alone(server):
-    everybodys = YfData()
-    session = everybodys._session
-    yahoo = source(server)
-    yahoo.bars(["AAA"], START, END)
-    yahoo.option_chain(["AAA"], START, END)
-    assert YfData() is everybodys and everybodys._session is session
-    assert everybodys._crumb is None
-
-
-def test_only_yahoo_is_asked_and_only_at_the_endpoint(server):
-    client = source(server)._client
-    with pytest.raises(RefusedRequestError, match=r"example\.com"):
-        client._session.get("https://example.com/v8/finance/chart/AAA")
-    with pytest.raises(RefusedRequestError, match=r"notyahoo\.com"):
-        client._session.get("https://notyahoo.com/")
-    assert server.requests == []
-
-
-def test_a_crumb_that_expired_is_renewed(server):
-    yahoo = source(server)
-    yahoo._client._data._crumb = "old"
-    assert len(yahoo.quotes(SYMBOLS, START, END)) == 3
-
-
-def test_a_crumb_that_is_refused_stops_no_chart(server):
-    server.refuse("getcrumb", 429)
-    assert outcomes(source(server).fetch(["AAA"], START, END)) == {"AAA": Outcome.OK}
-
-
-def test_the_server_runs_as_a_process_and_shows_its_log():
-    command = [sys.executable, "-m", "tests.yahoo_server", "--symbols", "2", "--years", "1", "--now", NOW.isoformat()]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            endpoint = process.stdout.readline().strip()
-            options = {"requests_per_second": None, "now": lambda: NOW}
-            yahoo = YahooSource(("S0000", "S0001"), endpoint=endpoint, **options)
-            assert set(outcomes(yahoo.fetch(yahoo.symbols, START, END)).values()) == {Outcome.OK}
-            with urllib.request.urlopen(f"{endpoint}/requests") as log:
-                paths = [request["path"] for request in json.load(log)]
-        finally:
-            process.terminate()
-    assert sorted(paths)[2:] == ["/v8/finance/chart/S0000", "/v8/finance/chart/S0001"]
 
 
 # Settings.

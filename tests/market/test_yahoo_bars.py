@@ -146,6 +146,14 @@ def test_placeholders_are_no_bars(server):
     assert nothing + timedelta(minutes=5) not in bars["available_at"].to_list()
 
 
+def test_exchanges_elsewhere_have_their_own_sessions():
+    days = pd.DatetimeIndex(["2024-07-05", "2024-07-08"]).tz_localize("Asia/Tokyo")
+    rows = pd.DataFrame({**dict.fromkeys(("Open", "High", "Low", "Close"), 10.0), "Volume": 1}, index=days)
+    none = pd.Series(dtype="float64", index=pd.DatetimeIndex([]).tz_localize("UTC"))
+    bars, _ = as_traded("7203.T", Chart(rows, none, none, none), "1d", "XTKS")
+    assert bars["available_at"].dt.strftime("%m-%d %H:%M").to_list() == ["07-05 06:00", "07-08 06:00"]
+
+
 def test_rows_that_lack_some_prices_or_lie_outside_the_session_are_left_to_validation():
     starts = pd.DatetimeIndex(["2024-07-05 09:25", "2024-07-05 09:30", "2024-07-06 12:00"]).tz_localize(
         "America/New_York"
