@@ -87,7 +87,10 @@ def test_a_missing_package_or_a_broken_file_is_named(monkeypatch, tmp_path):
 
 
 def test_the_room_imports_no_heavy_package():
-    modules = "bars, bundled, calendars, clock, files, option_chain, quotes, sources, validation, yahoo"
+    modules = (
+        "bars, bundled, calendars, clock, coverage, files, intervals, option_chain, quotes, resampling, series, sources, "
+        "tripwires, validation, yahoo"
+    )
     heavy = "torch numba arch pandera exchange_calendars yfinance dagster duckdb mlflow"
     code = (
         f"import sys; from atlas_pipeline.market import {modules}; "
