@@ -88,8 +88,8 @@ def test_a_missing_package_or_a_broken_file_is_named(monkeypatch, tmp_path):
 
 def test_the_room_imports_no_heavy_package():
     modules = (
-        "bars, bundled, calendars, clock, coverage, files, intervals, option_chain, quotes, resampling, series, sources, "
-        "tripwires, validation, yahoo"
+        "bars, bundled, calendars, clock, coverage, files, intervals, option_chain, quotes, resampling, series, "
+        "sources, tripwires, validation, yahoo"
     )
     heavy = "torch numba arch pandera exchange_calendars yfinance dagster duckdb mlflow"
     code = (
