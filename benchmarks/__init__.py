@@ -11,12 +11,14 @@ from collections.abc import Callable
 REPETITIONS = 9
 
 
-def medians(ours: Callable[[], object], peer: Callable[[], object]) -> tuple[float, float]:
+def medians(
+    ours: Callable[[], object], peer: Callable[[], object], repetitions: int = REPETITIONS
+) -> tuple[float, float]:
     """Median milliseconds of two functions, called in turn so that a drifting machine treats both alike."""
     timings: tuple[list[float], list[float]] = ([], [])
     for function in (ours, peer):
         function()
-    for _ in range(REPETITIONS):
+    for _ in range(repetitions):
         for function, own in zip((ours, peer), timings, strict=True):
             started = time.perf_counter()
             function()

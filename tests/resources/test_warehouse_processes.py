@@ -140,7 +140,7 @@ def test_killed_writers_leave_whole_tables(tmp_path: Path) -> None:
         transaction.replace(ROWS, {"inlined": content("inlined", 0, 5), "parquet": content("parquet", 0, 50)})
         transaction.append(COMMITS, pd.DataFrame({"value": [0]}))
     last = 0
-    for instant, committed in (("BEGIN", 0), ("DELETE", 0), ("INSERT", 0), ("COMMIT", 1)):
+    for instant, committed in (("BEGIN", 0), ("DELETE", 0), ("INSERT", 0), ("CALL", 0), ("COMMIT", 1)):
         victim = start(VICTIM, tmp_path, last + 1, instant)
         _, errors = victim.communicate()
         assert victim.returncode == -9, errors
