@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ import pyarrow.parquet
 from filelock import FileLock, Timeout
 
 from atlas_pipeline.market.table import Table
+from resources.rows import version_of
 
 # Sorted by the key, a group holds few symbols: a reader of one symbol leaves the other groups of a month unread.
 ROWS_A_GROUP = 16_384
@@ -50,27 +52,34 @@ class Staging:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def write(self, table: Table, partition: str, rows: pyarrow.Table, version: str) -> StagedFile:
-        """Write rows in the key's order, whose content version is ``version``; they are on disk on return."""
+    def write(self, table: Table, partition: str, rows: pyarrow.Table) -> tuple[StagedFile, str]:
+        """Write rows that are in the key's order; return their file, which is on disk, and their content version."""
         if self._own is None:
+            self._pool = self._stack.enter_context(ThreadPoolExecutor(1))
             self._own = self._stack.enter_context(_locked_folder(self._folder))
-        path = self._own / f"{version}-{len(rows)}-{uuid4().hex}.parquet"
-        with path.open("wb") as sink:
-            pyarrow.parquet.write_table(
-                rows,
-                sink,
-                row_group_size=ROWS_A_GROUP,
-                # Measured numbers repeat too rarely: trying it on them takes as long as all the rest.
-                use_dictionary=[column.name for column in table.columns if not column.dtype.startswith("float")],
-                store_schema=False,
-            )
-            sink.flush()
-            # A commit is on disk when it returns; what it names must be so before it.
-            os.fsync(sink.fileno())
+        path = self._own / f"{uuid4().hex}.parquet"
+        # Neither holds the interpreter's lock for long.
+        hashing = self._pool.submit(version_of, table, rows)
+        _write(table, rows, path)
+        version = hashing.result()
         # The folders that DuckLake itself would choose.
-        return StagedFile(
-            path, Path("main") / table.name / f"{table.partition_by}={quote(partition, safe='')}" / path.name
+        folder = Path("main") / table.name / f"{table.partition_by}={quote(partition, safe='')}"
+        return StagedFile(path, folder / f"{version}-{len(rows)}-{path.name}"), version
+
+
+def _write(table: Table, rows: pyarrow.Table, path: Path) -> None:
+    with path.open("wb") as sink:
+        pyarrow.parquet.write_table(
+            rows,
+            sink,
+            row_group_size=ROWS_A_GROUP,
+            # Measured numbers repeat too rarely: trying it on them takes as long as all the rest.
+            use_dictionary=[column.name for column in table.columns if not column.dtype.startswith("float")],
+            store_schema=False,
         )
+        sink.flush()
+        # A commit is on disk when it returns; what it names must be so before it.
+        os.fsync(sink.fileno())
 
 
 def version_in_name(file: str, rows: int) -> str | None:

@@ -91,7 +91,7 @@ class Transaction:
                 f"table {table.name!r}: rows of {table.partition_by} {sorted(strangers)} were given for "
                 f"partition {partition!r}: split the frame by {table.partition_by}"
             )
-        version = version_of(table, rows)
         if len(rows) <= ducklake.INLINED_ROWS:
-            return Replacement(len(rows), version, rows)
-        return Replacement(len(rows), version, self.staging.write(table, partition, rows, version))
+            return Replacement(len(rows), version_of(table, rows), rows)
+        file, version = self.staging.write(table, partition, rows)
+        return Replacement(len(rows), version, file)
