@@ -4,7 +4,7 @@ import dagster as dg
 import pandas as pd
 
 from assets.experiment import DEFAULT_EXPERIMENT
-from assets.market import bars, with_change
+from assets.market import bars, resampled_bars, with_change
 from assets.metadata import frame
 from assets.schema_check import require_rows, schema_result
 from atlas_pipeline.config import load_config
@@ -15,6 +15,7 @@ from atlas_pipeline.market.bars import (
     BARS,
     QUARANTINED_BARS,
 )
+from atlas_pipeline.market.resampling import RESAMPLED_BARS
 from resources.market import Market
 from resources.warehouse import Warehouse
 
@@ -175,3 +176,9 @@ def bars_revisions(warehouse: Warehouse) -> dg.AssetCheckResult:
         "snapshot it names",
         metadata={"latest": frame(with_change(revisions.sort_values("seen_at", kind="stable").tail(20)))},
     )
+
+
+@dg.asset_check(asset=resampled_bars, blocking=True)
+def resampled_bars_schema(warehouse: Warehouse) -> dg.AssetCheckResult:
+    """Every stored bar has its types, its bounds and a key of its own."""
+    return schema_result(RESAMPLED_BARS, warehouse)

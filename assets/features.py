@@ -11,23 +11,18 @@ from assets.loading import model_rows
 from assets.market import bars
 from assets.metadata import OWNERS, TRANSIENT, frame, materializations, permanent, picture, table_metadata
 from assets.partitions import MONTHS, MONTHS_OF_THE_YEAR, YEARS
+from assets.refresh import REFRESHED, market_freshness
 from assets.schema_check import require_rows, schema_result, stored
 from assets.snapshots import option_chain, quotes
 from atlas_pipeline.features.registry import FEATURES, MICROSTRUCTURE_FEATURES, OPTION_FEATURES
 from atlas_pipeline.market.adjustment import CorporateActionError
-from atlas_pipeline.market.bars import BARS, CORPORATE_ACTIONS
+from atlas_pipeline.market.bars import BAR_REVISIONS, BARS, CORPORATE_ACTIONS
 from atlas_pipeline.market.option_chain import OPTION_CHAIN
 from atlas_pipeline.market.quotes import QUOTES
 from atlas_pipeline.market.table import Table
 from resources.artifacts import Artifacts
+from resources.rows import content_version
 from resources.warehouse import Warehouse
-
-REFRESHED = (
-    dg.AutomationCondition.eager().without(~dg.AutomationCondition.any_deps_missing())
-    & dg.AutomationCondition.all_deps_blocking_checks_passed()
-)
-"""Eager alone would run after a failed blocking check of another run, and, since the months to come are missing, never
-in a year that is not over."""
 
 
 @dg.asset(
@@ -40,7 +35,7 @@ in a year that is not over."""
     owners=OWNERS,
     code_version="2",
     retry_policy=TRANSIENT,
-    freshness_policy=dg.FreshnessPolicy.time_window(fail_window=timedelta(days=4)),
+    freshness_policy=market_freshness(),
     metadata=table_metadata(FEATURES),
 )
 def features(
@@ -65,22 +60,43 @@ def features(
     absent = sorted(set(months) - set(chosen["month"]))
     if absent:
         raise dg.Failure(f"no bars in {', '.join(absent)}: materialize these months of bars first", allow_retries=False)
-    commit = warehouse.replace(FEATURES, by_month(chosen, months))
-    counts = chosen.groupby("month").size()
+    restated = _outdated(warehouse, computed, months)
+    written = [*restated, *months]
+    commit = warehouse.replace(FEATURES, by_month(computed, written))
+    counts = computed.groupby("month").size()
+    versions = commit.data_versions[FEATURES.name]
     context.log.info(
         f"{len(chosen)} rows of {len(months)} months from {len(history)} bars and {len(actions)} corporate actions"
     )
+    if restated:
+        context.log.info(f"bars were restated: {', '.join(restated)} are computed again")
     yield from materializations(
         context,
-        commit.data_versions[FEATURES.name],
+        {month: versions[month] for month in months},
         {
             "rows": len(chosen),
             "snapshot": commit.snapshot,
             "coverage": frame(coverage(computed)),
             "distributions": picture(plot_features(computed), "distribution of each model input"),
         },
-        {month: {"dagster/partition_row_count": int(counts[month]), "snapshot": commit.snapshot} for month in months},
+        {month: {"dagster/partition_row_count": int(counts[month]), "snapshot": commit.snapshot} for month in written},
+        restated={month: versions[month] for month in restated},
     )
+
+
+def _outdated(warehouse: Warehouse, computed: pd.DataFrame, months: list[str]) -> list[str]:
+    """Months stored before those asked for that are not what their bars make today.
+
+    The bars of the months just before may have been completed since; and what recurs carries a restated bar on into
+    every month after it.
+    """
+    with warehouse.session() as lake:
+        stored_before = [month for month in lake.partitions(FEATURES) if month < months[0]]
+        first_restated = min(lake.partitions(BAR_REVISIONS), default=months[0])
+        suspects = [month for month in stored_before if month >= first_restated or month in stored_before[-2:]]
+        versions = lake.data_versions(FEATURES, suspects)
+    own = by_month(computed[computed["month"].isin(suspects)], suspects)
+    return [month for month in suspects if content_version(FEATURES, own[month]) != versions[month]]
 
 
 def _history(warehouse: Warehouse, before: datetime) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -22,14 +22,16 @@ from atlas_pipeline.market.bars import (
     QUARANTINED_BARS,
     empty,
 )
+from atlas_pipeline.market.calendars import sessions_around
 from atlas_pipeline.market.errors import SourceUnavailableError
 from atlas_pipeline.market.resumable import ResumableSource
 from atlas_pipeline.market.revisions import compare_actions, compare_bars, settle
-from atlas_pipeline.market.sources import MarketSource, Outcome
+from atlas_pipeline.market.sources import BarSource, Outcome
 from atlas_pipeline.market.table import Table
 from atlas_pipeline.market.validation import validate_bars
-from resources.lake import Commit, Lake
+from resources.lake import Lake
 from resources.market import Market
+from resources.rows import content_version
 from resources.warehouse import Warehouse
 
 
@@ -39,8 +41,10 @@ class Ingested:
 
     Attributes
     ----------
-    commit
-        The lake's snapshot and the data versions of the months written.
+    snapshot
+        The lake's snapshot after it.
+    versions
+        Version of each month written: of its bars, and of its corporate actions where there are any.
     restated_months
         Months before the ones asked for whose rows changed, because the vendor restated them or they were not whole.
     bars, quarantined, tripwires, revisions, coverage
@@ -50,7 +54,8 @@ class Ingested:
         the source said nothing of them, or something that was refused.
     """
 
-    commit: Commit
+    snapshot: int
+    versions: dict[str, str]
     restated_months: list[str]
     bars: pd.DataFrame
     quarantined: pd.DataFrame
@@ -101,9 +106,10 @@ def ingest(market: Market, warehouse: Warehouse, months: list[str]) -> Ingested:
         stored = lake.read(BARS, start=start, end=end)
         stored_actions = lake.read(CORPORATE_ACTIONS, start=start, end=end)
         answered = _pairs(raw)
-        actions = _kept_or_fetched(stored_actions, fetched_actions, answered)
-        history = lake.read(BARS, start=start - market.lookback, end=start)
-        accepted, refused, tripwires = _validated(market, raw, start, history, actions)
+        actions = _kept_or_fetched(stored_actions, settle(stored_actions, fetched_actions), answered)
+        month_began = start.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+        history = lake.read(BARS, start=min(start - market.lookback, month_began), end=start)
+        accepted, refused, tripwires = _validated(market, raw, history, actions)
         accepted = settle(stored, accepted)
         kept = _kept(stored, accepted, refused, answered)
         read_again = stored.merge(kept[list(BARS.key)], how="left", indicator=True).query("_merge == 'left_only'")
@@ -123,20 +129,22 @@ def ingest(market: Market, warehouse: Warehouse, months: list[str]) -> Ingested:
                 (BAR_TRIPWIRES, tripwires),
             )
         }
-        before = history[history["available_at"] < month_bounds(touched)[0]]
+        before = history[history["available_at"] < month_began]
         whole[BAR_COVERAGE] = market.coverage(whole[BARS], whole[QUARANTINED_BARS], before, touched, now)
-        versions = lake.data_versions(BARS, earlier)
+        before_it = _versions(lake, earlier)
         with lake.transaction() as transaction:
             for table, rows in whole.items():
                 transaction.replace(table, by_month(rows, touched))
             transaction.append(BAR_REVISIONS, revisions)
         commit = transaction.commit
         assert commit is not None
+        versions = _versions(lake, touched)
     if isinstance(source, ResumableSource):
         source.discard()
     return Ingested(
-        commit=commit,
-        restated_months=[month for month in earlier if commit.data_versions[BARS.name][month] != versions[month]],
+        snapshot=commit.snapshot,
+        versions=versions,
+        restated_months=[month for month in earlier if versions[month] != before_it[month]],
         bars=whole[BARS],
         quarantined=whole[QUARANTINED_BARS],
         tripwires=whole[BAR_TRIPWIRES],
@@ -153,6 +161,13 @@ def months_between(start: datetime, end: datetime) -> list[str]:
     ]
 
 
+def _versions(lake: Lake, months: list[str]) -> dict[str, str]:
+    """Of all that features are made from: a dividend announced late makes its month stale as a restated bar does."""
+    bars, actions = (lake.data_versions(table, months) for table in (BARS, CORPORATE_ACTIONS))
+    nothing = content_version(CORPORATE_ACTIONS, empty(CORPORATE_ACTIONS))
+    return {month: bars[month] if actions[month] == nothing else f"{bars[month]}-{actions[month]}" for month in months}
+
+
 def _window_start(lake: Lake, first: datetime, overlap: timedelta) -> datetime:
     """Begin before the months asked for where bars are stored there, so that what was restated since is seen."""
     before = lake.read(BARS, columns=["available_at"], start=first - overlap, end=first)
@@ -160,7 +175,7 @@ def _window_start(lake: Lake, first: datetime, overlap: timedelta) -> datetime:
 
 
 def _fetch(
-    market: Market, source: MarketSource | ResumableSource, start: datetime, end: datetime
+    market: Market, source: BarSource, start: datetime, end: datetime
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     bars, actions, outcomes = [empty(BARS)], [empty(CORPORATE_ACTIONS)], []
     for answer in market.fetch(source, start, end):
@@ -216,19 +231,20 @@ def _kept(stored: pd.DataFrame, accepted: pd.DataFrame, refused: pd.DataFrame, a
 
 
 def _validated(
-    market: Market, raw: pd.DataFrame, start: datetime, history: pd.DataFrame, actions: pd.DataFrame
+    market: Market, raw: pd.DataFrame, history: pd.DataFrame, actions: pd.DataFrame
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """Judge the bars of each exchange by its own sessions."""
     judged = []
     for calendar, symbols in market.symbols_by_calendar.items():
         own = raw[raw["symbol"].isin(symbols)]
         if len(own):
+            past = history[history["symbol"].isin(symbols)]
+            begin = past["available_at"].min() if len(past) else own["available_at"].min()
             judged.append(
                 validate_bars(
                     own,
-                    # Beyond the last bar, since only the next session tells that a week or a month is over.
-                    market.sessions(start, own["available_at"].max() + timedelta(days=10), calendar),
-                    history=history[history["symbol"].isin(symbols)],
+                    sessions_around(begin, own["available_at"].max(), market.interval, calendar),
+                    history=past,
                     actions=actions,
                     jump_sigmas=market.jump_sigmas,
                 )

@@ -2,24 +2,23 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 import dagster as dg
 import pandas as pd
 from pydantic import Field
 
-from assets.ingestion import Ingested, ingest
+from assets.ingestion import Ingested, by_month, ingest, month_bounds
 from assets.metadata import OWNERS, TRANSIENT, frame, materializations, permanent, picture, table_metadata
-from assets.partitions import MARKET, MONTHS
-from atlas_pipeline.market.bars import BAR_COVERAGE, BAR_REVISIONS, BARS, QUARANTINED_BARS
+from assets.partitions import MONTHS, MONTHS_RESAMPLED
+from assets.refresh import REFRESHED, market_freshness
+from atlas_pipeline.market.bars import BAR_COVERAGE, BAR_REVISIONS, BARS, PRICES, QUARANTINED_BARS
 from atlas_pipeline.market.errors import MarketError, SourceUnavailableError
-from atlas_pipeline.market.intervals import parse_interval
+from atlas_pipeline.market.resampling import RESAMPLED_BARS
 from atlas_pipeline.market.sources import Outcome
 from resources.market import Market
 from resources.warehouse import Warehouse
-
-NEW_YORK = "America/New_York"
 
 
 class Ingestion(dg.Config):
@@ -27,16 +26,6 @@ class Ingestion(dg.Config):
 
     advance_clock_to: str | None = Field(
         default=None, description="Instant (ISO 8601) that the replay clock is moved to first; a live market has none."
-    )
-
-
-def _freshness() -> dg.FreshnessPolicy | None:
-    """A live market's bars are due an hour after the close, intraday ones within the hour; a replay has no deadline."""
-    if MARKET.replay_start is not None:
-        return None
-    hours = "10-17" if parse_interval(MARKET.interval).intraday else "18"
-    return dg.FreshnessPolicy.cron(
-        deadline_cron=f"0 {hours} * * 1-5", lower_bound_delta=timedelta(hours=1), timezone=NEW_YORK
     )
 
 
@@ -49,7 +38,7 @@ def _freshness() -> dg.FreshnessPolicy | None:
     owners=OWNERS,
     code_version="2",
     retry_policy=TRANSIENT,
-    freshness_policy=_freshness(),
+    freshness_policy=market_freshness(),
     metadata=table_metadata(BARS),
 )
 def bars(
@@ -69,7 +58,7 @@ def bars(
         done = ingest(market, warehouse, months)
     for outcome, symbols in done.outcomes.groupby("outcome")["symbol"]:
         if outcome != Outcome.OK:
-            context.log.warning(f"{outcome}: {', '.join(symbols)}")
+            context.log.warning(f"{outcome!s}: {', '.join(symbols)}")
     for warning in done.tripwires.head(100).itertuples():
         context.log.warning(f"{warning.symbol} {warning.session:%Y-%m-%d} {warning.kind}: {warning.message}")
     context.log.info(f"{len(done.bars)} bars of {len(months)} months, {len(done.quarantined)} quarantined")
@@ -77,13 +66,13 @@ def bars(
     refused = done.quarantined.groupby("month").size()
     yield from materializations(
         context,
-        {month: done.commit.data_versions[BARS.name][month] for month in months},
+        {month: done.versions[month] for month in months},
         {
             "rows": int(counts.reindex(months, fill_value=0).sum()),
             "quarantined": int(refused.reindex(months, fill_value=0).sum()),
             "revised values": len(done.revisions),
             "source": market.source,
-            "snapshot": done.commit.snapshot,
+            "snapshot": done.snapshot,
             "clock": f"{market.now():%Y-%m-%d %H:%M} UTC",
             **_shown(done, market, warehouse),
         },
@@ -91,11 +80,11 @@ def bars(
             month: {
                 "dagster/partition_row_count": int(counts.get(month, 0)),
                 "quarantined": int(refused.get(month, 0)),
-                "snapshot": done.commit.snapshot,
+                "snapshot": done.snapshot,
             }
             for month in [*months, *done.restated_months]
         },
-        restated={month: done.commit.data_versions[BARS.name][month] for month in done.restated_months},
+        restated={month: done.versions[month] for month in done.restated_months},
     )
 
 
@@ -120,6 +109,49 @@ def _shown(done: Ingested, market: Market, warehouse: Warehouse) -> Mapping[str,
         "quarantine": frame(refused["reason"].value_counts().rename_axis("reason").reset_index(name="rows").head(10)),
         "tripwires": frame(done.tripwires.tail(10)[["symbol", "session", "kind", "value", "message"]]),
     }
+
+
+@dg.asset(
+    group_name="market",
+    deps=[dg.AssetDep(bars, partition_mapping=MONTHS_RESAMPLED)],
+    partitions_def=MONTHS,
+    backfill_policy=dg.BackfillPolicy.single_run(),
+    automation_condition=REFRESHED,
+    pool="lake",
+    kinds={"numpy", "duckdb"},
+    owners=OWNERS,
+    code_version="1",
+    retry_policy=TRANSIENT,
+    metadata=table_metadata(RESAMPLED_BARS),
+)
+def resampled_bars(
+    context: dg.AssetExecutionContext, market: Market, warehouse: Warehouse
+) -> Iterator[dg.MaterializeResult | dg.AssetMaterialization]:
+    """Bars of the market's coarser timescales, each made of whole finer bars.
+
+    A bar that is not over, or that lacks one of its finer bars, is left out and counted; none is made of what there is.
+    """
+    months = sorted(context.partition_keys)
+    rows, left_out = market.resample(*month_bounds(months))
+    commit = warehouse.replace(RESAMPLED_BARS, by_month(rows, months))
+    reasons = left_out.groupby(["interval", "reason"]).size().reset_index(name="bars")
+    counts = rows.groupby("month").size()
+    yield from materializations(
+        context,
+        commit.data_versions[RESAMPLED_BARS.name],
+        {
+            "rows": len(rows),
+            "snapshot": commit.snapshot,
+            "timescales": ", ".join(market.timescales)
+            or f"none beside {market.interval}: see timescales in the market's file",
+            "left out": frame(reasons),
+            "latest rows": frame(rows.tail(5)[["symbol", "interval", "session", *PRICES, "volume"]], digits=6),
+        },
+        {
+            month: {"dagster/partition_row_count": int(counts.get(month, 0)), "snapshot": commit.snapshot}
+            for month in months
+        },
+    )
 
 
 def with_change(revisions: pd.DataFrame) -> pd.DataFrame:

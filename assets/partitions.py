@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dagster as dg
 
+from atlas_pipeline.market.intervals import parse_interval
 from atlas_pipeline.market.settings import load_market_settings
 
 MARKET = load_market_settings()
@@ -25,6 +26,12 @@ def _month_after(month: str) -> str:
 
 def _year_after(month: str) -> str:
     return str(int(month[:4]) + 1)
+
+
+def _months(timescale: str) -> int:
+    """Months before its last one that a bar may reach back into."""
+    interval = parse_interval(timescale)
+    return interval.count * {"y": 12, "mo": 1}.get(interval.unit, 1)
 
 
 _live = MARKET.last_month is None
@@ -56,6 +63,12 @@ FOLDS = dg.TimeWindowPartitionsDefinition(
 ADAPTER_STEPS = dg.DynamicPartitionsDefinition(name="adapter_steps")
 
 MONTHS_OF_THE_YEAR = dg.TimeWindowPartitionMapping(allow_nonexistent_upstream_partitions=True)
+
+MONTHS_RESAMPLED = dg.TimeWindowPartitionMapping(
+    start_offset=-max((_months(timescale) for timescale in MARKET.timescales), default=1),
+    allow_nonexistent_upstream_partitions=True,
+)
+"""A coarser bar that ends in a month may have begun in an earlier one."""
 
 YEARS_BEFORE_THE_FOLD = dg.TimeWindowPartitionMapping(
     start_offset=-POOLED_HISTORY_YEARS, end_offset=-1, allow_nonexistent_upstream_partitions=True

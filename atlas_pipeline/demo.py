@@ -28,6 +28,7 @@ def walk(runner: Runner, market: Market, warehouse: Warehouse, folds: list[str])
     now = market.now()
     for title, job, asset, keys in (
         ("Bars: ingest and validate", "ingest", "bars", MONTHS.get_partition_keys()),
+        ("Bars: resample", "ingest", "resampled_bars", MONTHS.get_partition_keys()),
         ("Features: compute and audit", "ingest", "features", MONTHS.get_partition_keys()),
         ("Panels: what models read", "build_panels", "panel", YEARS.get_partition_keys()),
     ):

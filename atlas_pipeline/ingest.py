@@ -26,7 +26,11 @@ def main() -> None:
     current = Market(warehouse=warehouse).now().strftime("%Y-%m")
     due = [month for month in MONTHS.get_partition_keys() if month <= current]
     with command(console) as runner:
-        for title, asset in (("Bars: ingest and validate", "bars"), ("Features: compute", "features")):
+        for title, asset in (
+            ("Bars: ingest and validate", "bars"),
+            ("Bars: resample", "resampled_bars"),
+            ("Features: compute", "features"),
+        ):
             missing = missing_partitions(runner.instance, asset, due[:-1])
             runner.run(title, "ingest", (asset,), partitions=(missing[0] if missing else due[-1], due[-1]))
     coverage = warehouse.read(BAR_COVERAGE)

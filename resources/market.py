@@ -12,12 +12,14 @@ import pandas as pd
 from pydantic import Field
 
 from atlas_pipeline.config import digest_of
-from atlas_pipeline.market.calendars import bar_grid, sessions
+from atlas_pipeline.market.bars import BARS, CORPORATE_ACTIONS, empty
+from atlas_pipeline.market.calendars import bar_grid, sessions, sessions_around
 from atlas_pipeline.market.clock import ReplayClock, WallClock
 from atlas_pipeline.market.coverage import bar_coverage
+from atlas_pipeline.market.resampling import RESAMPLED_BARS, reads_from, resample
 from atlas_pipeline.market.resumable import ResumableSource
 from atlas_pipeline.market.settings import SOURCES, load_market_settings
-from atlas_pipeline.market.sources import Fetched, MarketSource, within
+from atlas_pipeline.market.sources import BarSource, Fetched, MarketSource, within
 from atlas_pipeline.market.table import Column, Table
 from atlas_pipeline.market.universe import Universe
 from resources.warehouse import Warehouse
@@ -100,9 +102,8 @@ class Market(dg.ConfigurableResource):
         from atlas_pipeline.market.tripwires import HISTORY_BARS
 
         now = self.now()
-        days = bar_grid(self.sessions(now - timedelta(days=30), now), self.interval)
-        bars_a_day = max(1.0, len(days)) / 30
-        return timedelta(days=HISTORY_BARS / bars_a_day + 14)
+        around = bar_grid(sessions_around(now, now, self.interval, self.calendar), self.interval)["available_at"]
+        return HISTORY_BARS * (around.max() - around.min()) / (len(around) - 1) + timedelta(days=31)
 
     def now(self) -> datetime:
         """Return the project's now: the wall clock's, or where the replay stands (UTC)."""
@@ -130,7 +131,7 @@ class Market(dg.ConfigurableResource):
         last = self.feed.range()[1]
         if since >= last:
             return None
-        ahead = bar_grid(self.sessions(since, last), self.interval)["available_at"]
+        ahead = bar_grid(sessions_around(since, last, self.interval, self.calendar), self.interval)["available_at"]
         ahead = ahead[(ahead > since) & (ahead <= last)]
         return ReplayClock(ahead).after(since, self.replay_bars_per_tick) if len(ahead) else None
 
@@ -157,17 +158,17 @@ class Market(dg.ConfigurableResource):
         """Return the sessions between two instants, as ``calendars.sessions`` gives them."""
         return sessions(start, end, calendar or self.calendar)
 
-    def answers(self, start: datetime, end: datetime) -> ResumableSource | MarketSource:
+    def answers(self, start: datetime, end: datetime) -> BarSource:
         """Return the source; where it is remote, one whose answers survive a kill of the ingestion of this range."""
         if not self.feed.live:
             return self.feed
         now = self.now()
-        completed = bar_grid(self.sessions(now - timedelta(days=14), now), self.interval)["available_at"]
+        completed = bar_grid(sessions_around(now, now, self.interval, self.calendar), self.interval)["available_at"]
         question = digest_of([self.source, self.interval, self.calendar, str(start), str(end), self.options])
         folder = Path(self.warehouse.home).expanduser().resolve() / "downloads" / question
         return ResumableSource(self.feed, folder, completed[completed <= now].max().to_pydatetime(), now)
 
-    def fetch(self, source: ResumableSource | MarketSource, start: datetime, end: datetime) -> Iterator[Fetched]:
+    def fetch(self, source: BarSource, start: datetime, end: datetime) -> Iterator[Fetched]:
         """Answers about the instruments listed in [start, end): only what could be known by now."""
         known = self._known(start, end)
         # A source that answers with more than it was asked for must not bring the future in.
@@ -184,8 +185,7 @@ class Market(dg.ConfigurableResource):
         counted = []
         for calendar, symbols in self.symbols_by_calendar.items():
             known = [*symbols, *strangers] if calendar == self.calendar else symbols
-            # Beyond the last month, since only the next session tells that a week is over.
-            sessions = self.sessions(first, last + timedelta(days=10), calendar)
+            sessions = sessions_around(first, last, self.interval, calendar)
             counted.append(
                 bar_coverage(
                     bars,
@@ -200,6 +200,26 @@ class Market(dg.ConfigurableResource):
                 )
             )
         return pd.concat(counted, ignore_index=True)
+
+    def resample(self, start: datetime, end: datetime) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """Return the coarser bars that are complete in [start, end), from the bars stored, and those left out."""
+        made, left_out = [empty(RESAMPLED_BARS)], []
+        for timescale in self.timescales:
+            for calendar, symbols in self.symbols_by_calendar.items():
+                begin = reads_from(start, timescale, calendar)
+                found = resample(
+                    self.warehouse.read(BARS, start=begin, end=end, where={"symbol": symbols}),
+                    timescale,
+                    now=self.now(),
+                    calendar=calendar,
+                    actions=self.warehouse.read(CORPORATE_ACTIONS, start=begin, end=end, where={"symbol": symbols}),
+                    start=start,
+                    end=end,
+                )
+                made.append(found.bars)
+                left_out.append(found.left_out)
+        nothing = pd.DataFrame(columns=["interval", "reason"])
+        return pd.concat(made, ignore_index=True), pd.concat([nothing, *left_out], ignore_index=True)
 
     def quotes(self, start: datetime, end: datetime) -> pd.DataFrame:
         """Return the source's quotes of the instruments listed in [start, end), none after now."""

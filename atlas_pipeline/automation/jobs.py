@@ -16,9 +16,9 @@ UNFINISHED = [
 
 ingest = dg.define_asset_job(
     "ingest",
-    selection=["bars", "features"],
+    selection=["bars", "resampled_bars", "features"],
     executor_def=dg.in_process_executor,
-    description="Ingest months of bars, validate them and compute their features.",
+    description="Ingest months of bars, validate and resample them and compute their features.",
 )
 
 poll_snapshots = dg.define_asset_job(

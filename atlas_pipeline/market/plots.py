@@ -30,8 +30,10 @@ def plot_coverage(coverage: pd.DataFrame) -> bytes:
     from matplotlib.figure import Figure
 
     months = pd.period_range(coverage["month"].min(), coverage["month"].max(), freq="M").astype(str)
-    counts = coverage.pivot_table(index="symbol", columns="month", values=["bars", "expected"], aggfunc="sum")
-    bars, expected = (counts[name].reindex(columns=months) for name in ("bars", "expected"))
+    bars, expected = (
+        coverage.pivot_table(index="symbol", columns="month", values=name, aggfunc="sum").reindex(columns=months)
+        for name in ("bars", "expected")
+    )
     share = (bars / expected.where(expected > 0)).clip(upper=1.0)
     shown = share.loc[
         (bars.sum(axis=1) / expected.sum(axis=1)).sort_values(kind="stable").index[:ROWS_SHOWN]
@@ -48,9 +50,9 @@ def plot_coverage(coverage: pd.DataFrame) -> bytes:
         above.set_ylabel("last close of the month,\nas traded (log)")
         above.legend(frameon=False, fontsize=8, ncols=4)
     else:
-        above.plot(positions, (expected > 0).sum().to_numpy(), color="0.6", linewidth=2, label="expected")
-        above.plot(positions, (bars > 0).sum().to_numpy(), linewidth=1.2, label="with bars")
-        above.plot(positions, (share >= 1.0).sum().to_numpy(), linewidth=1.2, label="complete")
+        above.plot(positions, np.sum(expected.to_numpy() > 0, axis=0), color="0.6", linewidth=2, label="expected")
+        above.plot(positions, np.sum(bars.to_numpy() > 0, axis=0), linewidth=1.2, label="with bars")
+        above.plot(positions, np.sum(share.to_numpy() >= 1.0, axis=0), linewidth=1.2, label="complete")
         above.set_ylim(bottom=0)
         above.set_ylabel("symbols")
         above.legend(frameon=False, fontsize=8)

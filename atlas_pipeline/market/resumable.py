@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 import pyarrow as pa
 
-from atlas_pipeline.market.sources import Fetched, MarketSource, Outcome
+from atlas_pipeline.market.sources import BarSource, Fetched, Outcome
 
 COMPLETE = b"complete"
 ABANDONED_AFTER = timedelta(days=7)
@@ -40,7 +40,7 @@ class ResumableSource:
         The instant at which answers are received.
     """
 
-    source: MarketSource
+    source: BarSource
     folder: Path
     asked_since: datetime
     now: datetime

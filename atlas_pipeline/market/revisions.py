@@ -10,24 +10,29 @@ from datetime import datetime
 import numpy as np
 import pandas as pd
 
-from atlas_pipeline.market.bars import BAR_REVISIONS, BARS, PRICES, empty
+from atlas_pipeline.market.bars import BAR_REVISIONS, BARS, CORPORATE_ACTIONS, PRICES, empty
 from atlas_pipeline.market.quarantine import month_of
 from atlas_pipeline.market.table import PANDAS_DTYPE
 
 _COMPARED = (*PRICES, "volume")
 
-VENDOR_PRECISION = 2.0**-22
-"""Relative. Vendors publish single-precision numbers (2**-24) divided by the splits since: a split announced later
-moves the last bits of every earlier bar, which nobody restated."""
+# Relative and absolute differences that are the vendor's arithmetic and no news. Prices are published in single
+# precision (2**-24) divided by the splits since, so that a split announced later moves the last bits of every earlier
+# bar; volumes then lose what a reverse split of fifty for one rounds away, dividends the last of six decimals.
+_NOISE = {
+    **dict.fromkeys(PRICES, (2.0**-22, 0.0)),
+    "volume": (2.0**-22, 50.0),
+    "value": (1e-5, 0.0),
+}
 
 
 def settle(old: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
-    """Take the stored value for every number of a new reading that agrees with it to the vendor's precision.
+    """Take the stored value for every number of a new reading that differs from it by the vendor's arithmetic only.
 
     Parameters
     ----------
     old, new
-        Bars as stored and as read now, in the columns of ``BARS``.
+        As stored and as read now, both in the columns of ``BARS`` or of ``CORPORATE_ACTIONS``.
 
     Returns
     -------
@@ -36,11 +41,15 @@ def settle(old: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
     """
     if old.empty or new.empty:
         return new
-    key = list(BARS.key)
-    stored = new[key].merge(old[[*key, *_COMPARED]], on=key, how="left")
-    before, now = stored[list(_COMPARED)].to_numpy(), new[list(_COMPARED)].to_numpy()
-    same = np.abs(now - before) <= VENDOR_PRECISION * np.abs(before)
-    return new.assign(**{name: np.where(same, before, now)[:, i] for i, name in enumerate(_COMPARED)})
+    table = BARS if "interval" in new else CORPORATE_ACTIONS
+    key, compared = list(table.key), [name for name in _NOISE if name in new]
+    stored = new[key].merge(old[[*key, *compared]], on=key, how="left")
+    settled = {}
+    for name in compared:
+        relative, absolute = _NOISE[name]
+        before, now = stored[name].to_numpy(), new[name].to_numpy()
+        settled[name] = np.where(np.abs(now - before) <= np.maximum(relative * np.abs(before), absolute), before, now)
+    return new.assign(**settled)
 
 
 def compare_bars(old: pd.DataFrame, new: pd.DataFrame, seen_at: datetime) -> pd.DataFrame:

@@ -52,7 +52,18 @@ class Fetched:
     detail: str = ""
 
 
-class MarketSource(Protocol):
+class BarSource(Protocol):
+    """A place that is asked for bars symbol by symbol."""
+
+    def fetch(self, symbols: Sequence[str], start: datetime, end: datetime) -> Iterator[Fetched]:
+        """Bars and corporate actions of each symbol, in the order in which the answers come in.
+
+        A symbol that cannot be read has an outcome that says so, and loses no other.
+        """
+        ...
+
+
+class MarketSource(BarSource, Protocol):
     """A place that bars come from.
 
     Ranges are half-open: ``start <= available_at < end``, both with a time zone. To include a bar that
@@ -78,13 +89,6 @@ class MarketSource(Protocol):
         """Say when its first and its last bar are available (UTC); of a live source, the last is now."""
         ...
 
-    def fetch(self, symbols: Sequence[str], start: datetime, end: datetime) -> Iterator[Fetched]:
-        """Bars and corporate actions of each symbol, in the order in which the answers come in.
-
-        A symbol that cannot be read has an outcome that says so, and loses no other.
-        """
-        ...
-
     def bars(self, symbols: Sequence[str], start: datetime, end: datetime) -> DataFrame:
         """Bars as traded, unjudged, in the columns of ``BARS``."""
         ...
@@ -105,9 +109,7 @@ class MarketSource(Protocol):
 class RecordedSource:
     """A source whose bars lie there already: what ``fetch`` gives is cut from ``bars`` and ``corporate_actions``."""
 
-    def fetch(
-        self: MarketSource, symbols: Sequence[str], start: datetime, end: datetime
-    ) -> Iterator[Fetched]:
+    def fetch(self: MarketSource, symbols: Sequence[str], start: datetime, end: datetime) -> Iterator[Fetched]:
         """Bars and corporate actions of each symbol, read at once."""
         bars = dict(iter(self.bars(symbols, start, end).groupby("symbol", sort=False)))
         actions = self.corporate_actions(symbols, start, end)

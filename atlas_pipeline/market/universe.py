@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from atlas_pipeline.market.calendars import XNYS, sessions
-from atlas_pipeline.market.sources import Fetched, MarketSource, Outcome
+from atlas_pipeline.market.sources import BarSource, Fetched, Outcome
 
 KINDS = ("stock", "etf", "fund", "index", "future", "currency", "crypto")
 
@@ -189,7 +189,7 @@ class Universe:
         kept = pd.notna(names)
         return frame[kept].assign(**{column: names[kept].astype(str)}).astype({column: "str"}).reset_index(drop=True)
 
-    def fetch(self, source: MarketSource, start: datetime, end: datetime, calendar: str = XNYS) -> Iterator[Fetched]:
+    def fetch(self, source: BarSource, start: datetime, end: datetime, calendar: str = XNYS) -> Iterator[Fetched]:
         """Ask a source once for each ticker, and answer for each instrument that was listed in [start, end).
 
         Parameters

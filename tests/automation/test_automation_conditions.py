@@ -54,4 +54,4 @@ def test_a_failed_blocking_check_holds_the_panel_back() -> None:
 def test_nothing_that_trains_is_automated() -> None:
     graph = build_defs().resolve_asset_graph()
     automated = {key.to_user_string() for key in graph.get_all_asset_keys() if graph.get(key).automation_condition}
-    assert automated == {"panel"}
+    assert automated == {"panel", "resampled_bars"}

@@ -15,6 +15,9 @@ from atlas_pipeline.market.errors import SourceUnavailableError
 from resources.market import Market
 
 
+RANGE_START, RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
+
+
 @pytest.fixture
 def instance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dg.DagsterInstance]:
     """A schedule opens its instance by reference, so it must be one on disk."""
@@ -46,9 +49,18 @@ def test_the_month_to_ingest_is_the_clocks(pipeline_at, market_copy) -> None:
     assert evaluate(schedules.ingest_after_close, market_copy).partition_key == "2007-12"
     market_copy.market.advance(datetime(2008, 1, 3, 21, tzinfo=UTC))
     request = evaluate(schedules.ingest_after_close, market_copy)
-    assert request.partition_key == "2008-01"
+    assert (request.tags[RANGE_START], request.tags[RANGE_END]) == ("2007-12", "2008-01"), "a new month began"
     assert carry_out(market_copy, "ingest", request).success
     assert market_copy.warehouse.partitions(FEATURES)["2008-01"] == 2 * 2
+    assert evaluate(schedules.ingest_after_close, market_copy).partition_key == "2008-01"
+
+    # A pause of three months is made up for in one run.
+    market_copy.market.advance(datetime(2008, 4, 2, 20, tzinfo=UTC))
+    request = evaluate(schedules.ingest_after_close, market_copy)
+    assert (request.tags[RANGE_START], request.tags[RANGE_END]) == ("2008-01", "2008-04")
+    assert carry_out(market_copy, "ingest", request).success
+    stored = market_copy.warehouse.partitions(FEATURES)
+    assert [stored[month] for month in ("2008-01", "2008-02", "2008-03", "2008-04")] == [2 * 21, 2 * 20, 2 * 20, 2 * 2]
 
     beyond = pipeline_at(market_copy.home, replay_start="2019-02-01T21:00:00+00:00")
     assert "2019-02, outside the market's months" in evaluate(schedules.ingest_after_close, beyond).skip_message
@@ -97,7 +109,7 @@ def test_a_tick_that_failed_after_it_had_moved_the_clock_is_requested_again(
         raise SourceUnavailableError("the disk is gone: bring it back")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Market, "bars", refuse)
+        patch.setattr(Market, "fetch", refuse)
         assert "the disk is gone" in market_copy.failure(carry_out(market_copy, "trade_on_paper", request))
     assert market_copy.market.now() == datetime(2008, 1, 31, 21, tzinfo=UTC)
     again = tick(market_copy)
@@ -126,3 +138,20 @@ def test_a_live_market_is_not_told_the_time(pipeline_at, tmp_path, monkeypatch: 
     monkeypatch.setattr(Market, "now", lambda market: datetime(2018, 3, 9, 22, 30, tzinfo=UTC))
     request = tick(pipeline_at(tmp_path / "home", replay_start=None))
     assert request.partition_key == "2018-03" and not request.run_config.get("ops")
+
+
+def test_quotes_are_polled_from_a_live_source_while_it_trades(pipeline_at, tmp_path, monkeypatch) -> None:
+    recorded = pipeline_at(tmp_path / "home")
+    assert "the bundled source is not live" in evaluate(schedules.poll_quotes, recorded).skip_message
+    live = pipeline_at(tmp_path / "home", source="yahoo", symbols=["SPY"], replay_start=None)
+    for now, partition in (
+        (datetime(2018, 3, 9, 20, tzinfo=UTC), "2018-03"),
+        (datetime(2018, 3, 9, 22, tzinfo=UTC), None),
+        (datetime(2018, 3, 10, 20, tzinfo=UTC), None),
+    ):
+        monkeypatch.setattr(Market, "now", lambda market, now=now: now)
+        answer = evaluate(schedules.poll_quotes, live)
+        if partition is None:
+            assert "XNYS is closed" in answer.skip_message
+        else:
+            assert answer.partition_key == partition

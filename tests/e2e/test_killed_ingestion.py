@@ -20,7 +20,7 @@ from resources.warehouse import Warehouse
 from tests.e2e.processes import Job, Processes
 from tests.yahoo_server import YahooServer
 
-SYMBOLS = 24
+SYMBOLS = 12
 INSTANTS = 20
 SETTINGS = """\
 source: yahoo

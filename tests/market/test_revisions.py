@@ -60,6 +60,19 @@ def test_the_noise_of_single_precision_is_no_revision(make_bars):
     assert compare_bars(noisy, settle(noisy, new), SEEN).empty
 
 
+def test_what_a_reverse_split_rounds_away_is_no_revision(make_bars):
+    old = make_bars().assign(volume=lambda rows: 1e6 + rows["volume"])
+    new = old.assign(volume=(old["volume"] / 20).round() * 20)
+    assert not new.equals(old)
+    pd.testing.assert_frame_equal(settle(old, new), old)
+
+
+def test_the_last_decimal_of_a_dividend_is_no_revision(make_bars):
+    day = f"{make_bars('X')['session'][3]:%Y-%m-%d}"
+    pd.testing.assert_frame_equal(settle(actions({day: 1.594937}), actions({day: 1.59494})), actions({day: 1.594937}))
+    assert settle(actions({day: 1.59}), actions({day: 1.6}))["value"].tolist() == [1.6]
+
+
 def test_a_cent_is_a_revision(make_bars):
     old = make_bars()
     new = old.assign(close=old["close"].where(old.index != 7, old["close"] + 0.01))
