@@ -1,4 +1,4 @@
-"""Ten million daily bars in the lake, beside plain month-partitioned Parquet written and read by DuckDB.
+"""Ten million hourly bars in the lake, beside plain month-partitioned Parquet written and read by DuckDB.
 
 The peer has the same engine with the same settings, and the user gets the same from both: every file on disk before
 the call returns, frames in declared types and in the key's order.
@@ -27,12 +27,17 @@ from resources.lake import Lake
 from resources.rows import framed, selection
 from resources.warehouse import Warehouse
 
-SYMBOLS, MONTHS, SESSIONS = 2_000, 240, 21
-"""Of 10,080,000 bars; a tenth of the months is the history that memory is compared with."""
+SYMBOLS, MONTHS, SESSIONS, HOURS = 500, 144, 20, 7
+"""Twelve years of 10,080,000 bars, 70,000 a month."""
 
-FEW_MONTHS = 24
+ROWS = SYMBOLS * SESSIONS * HOURS
+"""Of a month."""
+
+FEW_MONTHS = 14
+"""The history that memory is compared with."""
+
 WRITES = 3
-SYMBOL = f"S{SYMBOLS // 2:04d}"
+SYMBOL = f"S{SYMBOLS // 2:03d}"
 PEER = f"Parquet by DuckDB {duckdb.__version__}"
 _ORDER = ", ".join(BARS.key)
 
@@ -43,31 +48,36 @@ class Months:
     def __init__(self, seed: int = 0) -> None:
         random = np.random.default_rng(seed)
         self.seconds = 0.0
-        self._symbols = pd.Series(np.repeat([f"S{number:04d}" for number in range(SYMBOLS)], SESSIONS), dtype="str")
-        self._intervals = pd.Series(["1d"] * len(self._symbols), dtype="str")
-        walks = random.normal(0, 0.02, (SYMBOLS, SESSIONS)).cumsum(axis=1) + random.normal(4, 1, (SYMBOLS, 1))
-        self._closes, self._moves = np.exp(walks).ravel(), random.normal(0, 0.01, walks.size)
-        self._volumes = np.floor(random.lognormal(13, 1, walks.size))
+        self._symbols = pd.Series(
+            np.repeat([f"S{number:03d}" for number in range(SYMBOLS)], SESSIONS * HOURS), dtype="str"
+        )
+        self._intervals = pd.Series(["1h"] * ROWS, dtype="str")
+        walks = random.normal(0, 0.005, (SYMBOLS, SESSIONS * HOURS)).cumsum(axis=1) + random.normal(4, 1, (SYMBOLS, 1))
+        self._closes, self._moves = np.exp(walks).ravel(), random.normal(0, 0.003, ROWS)
+        self._volumes = np.floor(random.lognormal(11, 1, ROWS))
 
     def frame(self, month: int, level: float = 1.0) -> tuple[str, pd.DataFrame]:
         """Make a month and its name; another ``level`` is another price of every bar."""
         started = time.perf_counter()
         name = str(np.datetime64("2000-01", "M") + month)
-        days = pd.date_range(f"{name}-01 21:00", periods=SESSIONS, tz="UTC").as_unit("us")
+        days = pd.date_range(f"{name}-01", periods=SESSIONS).as_unit("us").repeat(HOURS)
+        instants = (days + np.tile(pd.timedelta_range("15:30:00", periods=HOURS, freq="h"), SESSIONS)).tz_localize(
+            "UTC"
+        )
         close = self._closes * level * (1 + month / MONTHS)
         opened = close * (1 + self._moves)
         frame = pd.DataFrame(
             {
                 "symbol": self._symbols,
                 "interval": self._intervals,
-                "available_at": np.tile(days, SYMBOLS),
-                "session": np.tile(days.tz_localize(None).normalize(), SYMBOLS),
+                "available_at": np.tile(instants.as_unit("us"), SYMBOLS),
+                "session": np.tile(days, SYMBOLS),
                 "open": opened.round(2),
-                "high": (np.maximum(opened, close) * 1.01).round(2),
-                "low": (np.minimum(opened, close) * 0.99).round(2),
+                "high": (np.maximum(opened, close) * 1.002).round(2),
+                "low": (np.minimum(opened, close) * 0.998).round(2),
                 "close": close.round(2),
                 "volume": self._volumes + month,
-                "month": pd.Series([name] * len(close), dtype="str"),
+                "month": pd.Series([name] * ROWS, dtype="str"),
             }
         )
         self.seconds += time.perf_counter() - started
@@ -158,7 +168,7 @@ def write(folder: Path) -> tuple[Warehouse, PlainParquet]:
         PEER,
         other,
         other / own,
-        f"{SYMBOLS * SESSIONS * MONTHS:,} bars, {MONTHS} months, one transaction, one thread, on disk; "
+        f"{ROWS * MONTHS:,} bars, {MONTHS} months, one transaction, one thread of the engine, on disk; "
         f"median of {WRITES}; a single DuckDB file {timings[2][0]:.2f} s",
     )
     return warehouse, parquet
@@ -182,7 +192,7 @@ def replace_month(lake: Lake, parquet: PlainParquet) -> None:
         PEER,
         other,
         other / own,
-        f"{SYMBOLS * SESSIONS:,} bars of {MONTHS} months, on disk; the same rows again {unchanged:.0f} ms, no snapshot",
+        f"{ROWS:,} bars of {MONTHS} months, on disk; the same rows again {unchanged:.0f} ms, no snapshot",
     )
 
 
@@ -206,7 +216,7 @@ def scan_symbol(lake: Lake, parquet: PlainParquet, folder: Path) -> None:
         PEER,
         other,
         other / own,
-        f"{len(read):,} of {SYMBOLS * SESSIONS * MONTHS:,} bars, sorted frame, from {MONTHS} files: rows are sorted by "
+        f"{len(read):,} of {ROWS * MONTHS:,} bars, sorted frame, from {MONTHS} files: rows are sorted by "
         f"symbol within each, so most row groups are left unread; a single DuckDB file {single_file:.0f} ms",
     )
 
@@ -221,7 +231,7 @@ def scan_all(lake: Lake, parquet: PlainParquet) -> None:
         PEER,
         other,
         other / own,
-        f"{SYMBOLS * SESSIONS * MONTHS:,} bars, one sorted frame a month; median of {WRITES}",
+        f"{ROWS * MONTHS:,} bars, one sorted frame a month; median of {WRITES}",
     )
 
 
@@ -235,10 +245,10 @@ def memory(folder: Path, home: str) -> None:
         "lake.memory",
         own,
         "MiB",
-        f"with {SYMBOLS * SESSIONS * FEW_MONTHS:,} bars",
+        f"with {ROWS * FEW_MONTHS:,} bars",
         other,
         other / own,
-        f"peak of a process with {SYMBOLS * SESSIONS * MONTHS:,} bars; writing them {written:.0f} and {few:.0f} MiB; "
+        f"peak of a process with {ROWS * MONTHS:,} bars; writing them {written:.0f} and {few:.0f} MiB; "
         f"replacing a month, reading a symbol and scanning all {used[MONTHS]:.0f} and {used[FEW_MONTHS]:.0f} MiB",
     )
 

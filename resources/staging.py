@@ -26,7 +26,7 @@ from atlas_pipeline.market.table import Table
 from resources.rows import version_of
 
 # Sorted by the key, a group holds few symbols: a reader of one symbol leaves the other groups of a month unread.
-ROWS_A_GROUP = 16_384
+ROWS_A_GROUP = 32_768
 _NAME = re.compile(r"(?P<version>[0-9a-f]{16})-(?P<rows>\d+)-[0-9a-f]{32}\.parquet")
 
 
@@ -70,11 +70,16 @@ class Staging:
 def _write(table: Table, rows: pyarrow.Table, path: Path) -> None:
     with path.open("wb") as sink:
         pyarrow.parquet.write_table(
-            rows,
+            # The name of the partition stands in the path, and is read off it.
+            rows.drop_columns([str(table.partition_by)]),
             sink,
             row_group_size=ROWS_A_GROUP,
             # Measured numbers repeat too rarely: trying it on them takes as long as all the rest.
-            use_dictionary=[column.name for column in table.columns if not column.dtype.startswith("float")],
+            use_dictionary=[
+                column.name
+                for column in table.columns
+                if not column.dtype.startswith("float") and column.name != table.partition_by
+            ],
             store_schema=False,
         )
         sink.flush()
