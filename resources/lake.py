@@ -96,7 +96,12 @@ class Lake(LakeInspector):
         if expired:
             self._rows(f"CALL ducklake_expire_snapshots({lake}, versions => {expired})")
         grace = f"older_than => TIMESTAMPTZ '{(now - READER_GRACE).isoformat()}'"
-        deleted = self._rows(f"CALL ducklake_cleanup_old_files({lake}, {grace})")
+        # DuckLake compares these times as text, in which all of a day are before any instant of it: with a SQLite
+        # catalog the last day that may go is the one before the grace began.
+        day_before = (now - READER_GRACE).date() - timedelta(days=1)
+        deleted = self._rows(
+            f"CALL ducklake_cleanup_old_files({lake}, older_than => TIMESTAMPTZ '{day_before} 00:00:00+00')"
+        )
         deleted += self._rows(f"CALL ducklake_delete_orphaned_files({lake}, {grace})")
         left_behind = discard_left_behind(self._catalog.staging)
         return Compaction(

@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from unittest import mock
 
@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from resources import ducklake
+from resources import ducklake, query
+from resources import lake as lake_module
 from resources.reading import SnapshotNotFoundError
 from resources.warehouse import Warehouse
 from tests.resources.tables import BARS, LEDGER, bars, decisions
@@ -42,6 +43,29 @@ def test_compaction_keeps_the_named_snapshots(warehouse: Warehouse) -> None:
         assert lake.append(LEDGER, decisions(6, 7)).rows == {"ledger": 1}
         assert lake.compact(keep).snapshots_expired == 0
     assert warehouse.duplicates(LEDGER).empty
+
+
+def test_compaction_leaves_readers_their_files(warehouse: Warehouse) -> None:
+    months = ("2016-01", "2016-02")
+    parts = {
+        (month, close): bars(month, ducklake.INLINED_ROWS, close=close) for month in months for close in (1.0, 2.0)
+    }
+    for (_, close), part in parts.items():
+        warehouse.append(BARS, part.assign(symbol=part["symbol"] + str(close)))
+    with mock.patch.object(query, "ROWS_AT_ONCE", 1), warehouse.session() as lake:
+        before = lake.read(BARS)
+        frames = lake.scan(BARS)
+        first = next(frames)
+        done = warehouse.compact()
+        assert (done.files_merged, done.files_deleted) == (4, 0)
+        read = pd.concat([first, *frames]).sort_values(list(BARS.key), ignore_index=True)
+    pd.testing.assert_frame_equal(read, before)
+    pd.testing.assert_frame_equal(warehouse.read(BARS), before)
+    # What nobody can be reading any more goes.
+    with mock.patch.object(lake_module, "datetime", wraps=datetime) as clock:
+        clock.now.side_effect = lambda zone: datetime.now(zone) + timedelta(days=2)
+        assert warehouse.compact().files_deleted == 4
+    pd.testing.assert_frame_equal(warehouse.read(BARS), before)
 
 
 def test_compaction_deletes_files_that_a_killed_writer_left(warehouse: Warehouse) -> None:
