@@ -24,6 +24,8 @@ BUSY_TIMEOUT_MS = 30_000
 # for the few rows a bar appends, and no heap of tiny files. ``Lake.compact`` writes them out.
 INLINED_ROWS = 1000
 RETRIES = 6
+# A commit is some twenty tiny catalog queries, and handing them to workers doubles its CPU time.
+THREADS = 1
 
 _aliases = itertools.count()
 Result = TypeVar("Result")
@@ -55,10 +57,15 @@ def _engine() -> duckdb.DuckDBPyConnection:
     The extensions are loaded from the installed wheels, so that nothing is installed, shared or stale; DuckDB
     verifies their signatures as it does those of downloaded ones.
     """
-    # One thread: a commit is some twenty tiny catalog queries, and handing them to workers doubles its CPU time.
     engine = duckdb.connect(
         ":memory:",
-        config={"autoinstall_known_extensions": False, "autoload_known_extensions": False, "threads": 1},
+        config={
+            "autoinstall_known_extensions": False,
+            "autoload_known_extensions": False,
+            "threads": THREADS,
+            # Or a process keeps what it has read, and grows with the history: the system's page cache is as fast.
+            "enable_external_file_cache": False,
+        },
     )
     for name in ("ducklake", "sqlite_scanner"):
         path = (
