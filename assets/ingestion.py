@@ -23,16 +23,23 @@ from atlas_pipeline.market.bars import (
     empty,
 )
 from atlas_pipeline.market.calendars import sessions_around
-from atlas_pipeline.market.errors import SourceUnavailableError
-from atlas_pipeline.market.resumable import ResumableSource
+from atlas_pipeline.market.errors import BrokenSchemaError, SourceUnavailableError
+from atlas_pipeline.market.resumable import FINAL, ResumableSource
 from atlas_pipeline.market.revisions import compare_actions, compare_bars, settle
-from atlas_pipeline.market.sources import BarSource, Outcome
+from atlas_pipeline.market.sources import BarSource
 from atlas_pipeline.market.table import Table
 from atlas_pipeline.market.validation import validate_bars
 from resources.lake import Lake
 from resources.market import Market
 from resources.rows import content_version
 from resources.warehouse import Warehouse
+
+REPLACED = (BARS, QUARANTINED_BARS, CORPORATE_ACTIONS, BAR_TRIPWIRES)
+WITHDRAWN_LIMIT = 5
+"""Bars of a symbol that a vendor may withdraw at once; more are an outage, or a retention that has run out."""
+RESTATED_LEAST = 4
+RESTATED_RETURN = 0.01
+"""Most of a symbol's closes moving by more is a split that was announced but not applied, or adjusted prices."""
 
 
 @dataclass(frozen=True)
@@ -44,9 +51,8 @@ class Ingested:
     snapshot
         The lake's snapshot after it.
     versions
-        Version of each month written: of its bars, and of its corporate actions where there are any.
-    restated_months
-        Months before the ones asked for whose rows changed, because the vendor restated them or they were not whole.
+        Version of each month written, also of those before the ones asked for that the overlap reaches back into: of
+        its bars, and of its corporate actions where there are any.
     bars, quarantined, tripwires, revisions, coverage
         Rows of their tables in the months written.
     outcomes
@@ -56,7 +62,6 @@ class Ingested:
 
     snapshot: int
     versions: dict[str, str]
-    restated_months: list[str]
     bars: pd.DataFrame
     quarantined: pd.DataFrame
     tripwires: pd.DataFrame
@@ -80,8 +85,18 @@ def by_month(rows: pd.DataFrame, months: list[str]) -> dict[str, pd.DataFrame]:
     return {month: grouped.get(month, rows.iloc[:0]) for month in months}
 
 
-def ingest(market: Market, warehouse: Warehouse, months: list[str]) -> Ingested:
+def ingest(market: Market, warehouse: Warehouse, months: list[str], accept_restatements: bool = False) -> Ingested:
     """Read months from the source, overlapping what is stored before them, and write them in one transaction.
+
+    Parameters
+    ----------
+    market, warehouse
+        Where bars come from and go to.
+    months
+        ``YYYY-MM``, in order and without a gap.
+    accept_restatements
+        Take what a symbol's source says now also where it withdraws many stored bars or restates most of them. Without
+        it such an answer is distrusted, and what is stored is kept.
 
     Raises
     ------
@@ -102,36 +117,35 @@ def ingest(market: Market, warehouse: Warehouse, months: list[str]) -> Ingested:
         raw, fetched_actions, outcomes = _fetch(market, source, start, end)
         _require_months(raw, months, market, now)
         earlier = months_between(start, first)
-        touched = [*earlier, *months]
-        stored = lake.read(BARS, start=start, end=end)
-        stored_actions = lake.read(CORPORATE_ACTIONS, start=start, end=end)
-        answered = _pairs(raw)
-        actions = _kept_or_fetched(stored_actions, settle(stored_actions, fetched_actions), answered)
         month_began = start.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
         history = lake.read(BARS, start=min(start - market.lookback, month_began), end=start)
+        stored = {table: lake.read(table, start=start, end=end) for table in REPLACED}
+        own = stored[BARS]["interval"] == market.interval
+        other_intervals, before = stored[BARS][~own], stored[BARS][own]
+        silent = {table: rows[~_answered(rows, raw)] for table, rows in stored.items()}
+        actions = _with_silent(settle(stored[CORPORATE_ACTIONS], fetched_actions), silent[CORPORATE_ACTIONS])
         accepted, refused, tripwires = _validated(market, raw, history, actions)
-        accepted = settle(stored, accepted)
-        kept = _kept(stored, accepted, refused, answered)
-        read_again = stored.merge(kept[list(BARS.key)], how="left", indicator=True).query("_merge == 'left_only'")
+        accepted = settle(before, accepted)
+        kept, distrusted = _kept(market, before, accepted, refused, accept_restatements)
+        accepted = accepted[~accepted["symbol"].isin(distrusted)]
+        read_again = _without(before, kept)
         revisions = pd.concat(
             [
-                compare_bars(read_again[list(BARS.names)], accepted, seen_at=now),
-                compare_actions(stored_actions, actions, stored, seen_at=now),
+                compare_bars(read_again, accepted, seen_at=now),
+                compare_actions(stored[CORPORATE_ACTIONS], actions, before, seen_at=now),
             ],
             ignore_index=True,
         )
-        whole = {
-            table: _after_what_precedes(lake, table, earlier, start, rows)
-            for table, rows in (
-                (BARS, pd.concat([accepted, kept], ignore_index=True)),
-                (QUARANTINED_BARS, refused),
-                (CORPORATE_ACTIONS, actions),
-                (BAR_TRIPWIRES, tripwires),
-            )
+        written = {
+            BARS: pd.concat([accepted, kept, other_intervals], ignore_index=True),
+            QUARANTINED_BARS: _with_silent(refused, silent[QUARANTINED_BARS]),
+            CORPORATE_ACTIONS: actions,
+            BAR_TRIPWIRES: _with_silent(tripwires, silent[BAR_TRIPWIRES]),
         }
-        before = history[history["available_at"] < month_began]
-        whole[BAR_COVERAGE] = market.coverage(whole[BARS], whole[QUARANTINED_BARS], before, touched, now)
-        before_it = _versions(lake, earlier)
+        whole = {table: _after_what_precedes(lake, table, earlier, start, rows) for table, rows in written.items()}
+        touched = [*earlier, *months]
+        past = history[history["available_at"] < month_began]
+        whole[BAR_COVERAGE] = market.coverage(whole[BARS], whole[QUARANTINED_BARS], past, touched, now)
         with lake.transaction() as transaction:
             for table, rows in whole.items():
                 transaction.replace(table, by_month(rows, touched))
@@ -139,12 +153,12 @@ def ingest(market: Market, warehouse: Warehouse, months: list[str]) -> Ingested:
         commit = transaction.commit
         assert commit is not None
         versions = _versions(lake, touched)
-    if isinstance(source, ResumableSource):
+    if isinstance(source, ResumableSource) and outcomes["outcome"].isin(FINAL).all():
         source.discard()
+    outcomes["detail"] = outcomes["symbol"].map(distrusted).fillna(outcomes["detail"])
     return Ingested(
         snapshot=commit.snapshot,
         versions=versions,
-        restated_months=[month for month in earlier if versions[month] != before_it[month]],
         bars=whole[BARS],
         quarantined=whole[QUARANTINED_BARS],
         tripwires=whole[BAR_TRIPWIRES],
@@ -183,18 +197,38 @@ def _fetch(
         actions.append(answer.actions)
         outcomes.append((answer.symbol, str(answer.outcome), len(answer.bars), answer.detail))
     table = pd.DataFrame(outcomes, columns=["symbol", "outcome", "bars", "detail"])
-    if table["outcome"].isin([Outcome.RATE_LIMITED, Outcome.FAILED]).all():
-        reasons = table["detail"].value_counts().head(3).to_dict()
-        raise SourceUnavailableError(
-            f"{market.source} answered for none of {len(table)} symbols: {reasons}. Wait where it is rate-limited, "
-            "else check the network; what was stored is kept"
+    if table.empty:
+        raise dg.Failure(
+            f"no instrument of the universe was listed from {start:%Y-%m-%d} to {end:%Y-%m-%d}: choose months in which "
+            "one was, or correct its listing",
+            allow_retries=False,
         )
-    return pd.concat(bars, ignore_index=True), pd.concat(actions, ignore_index=True), table
+    unanswered = table[~table["outcome"].isin(FINAL)]
+    if 2 * len(unanswered) > len(table):
+        reasons = unanswered["detail"].value_counts().head(3).to_dict()
+        raise SourceUnavailableError(
+            f"{market.source} answered for {len(table) - len(unanswered)} of {len(table)} symbols: {reasons}. Wait "
+            "where it is rate-limited, else check the network; its answers are kept, the next attempt asks for the rest"
+        )
+    return pd.concat(bars, ignore_index=True), _consistent(pd.concat(actions, ignore_index=True)), table
+
+
+def _consistent(actions: pd.DataFrame) -> pd.DataFrame:
+    distinct = actions.drop_duplicates(ignore_index=True)
+    twice = distinct[distinct.duplicated(list(CORPORATE_ACTIONS.key), keep=False)]
+    if len(twice):
+        first = twice.iloc[0]
+        values = twice.loc[(twice["symbol"] == first["symbol"]) & (twice["session"] == first["session"]), "value"]
+        raise BrokenSchemaError(
+            f"corporate actions contradict one another: {first['symbol']} has the {first['kind']}s {values.tolist()} "
+            f"on {first['session']:%Y-%m-%d}; correct the source, nothing was written"
+        )
+    return distinct
 
 
 def _require_months(raw: pd.DataFrame, months: list[str], market: Market, now: datetime) -> None:
-    absent = sorted(set(months) - set(raw["month"].unique()))
-    if absent:
+    absent = [month for month in sorted(set(months) - set(raw["month"].unique())) if market.has_traded(month, now)]
+    if absent or raw.empty:
         symbols = market.universe.symbols
         named = ", ".join(symbols[:5]) + (f" and {len(symbols) - 5} more" if len(symbols) > 5 else "")
         raise dg.Failure(
@@ -205,29 +239,64 @@ def _require_months(raw: pd.DataFrame, months: list[str], market: Market, now: d
         )
 
 
-def _pairs(rows: pd.DataFrame) -> pd.MultiIndex:
-    return pd.MultiIndex.from_frame(rows[["symbol", "month"]].drop_duplicates())
+def _answered(rows: pd.DataFrame, raw: pd.DataFrame) -> np.ndarray:
+    """Which stored rows lie in the time that the source's answer about their symbol spans."""
+    first, last = _span(rows, raw)
+    # A session's actions are known at its opening, before its first bar.
+    return ((rows["available_at"] > first - timedelta(days=1)) & (rows["available_at"] <= last)).to_numpy()
 
 
-def _among(rows: pd.DataFrame, pairs: pd.MultiIndex) -> np.ndarray:
-    return pd.MultiIndex.from_frame(rows[list(pairs.names)]).isin(pairs)
+def _span(rows: pd.DataFrame, answer: pd.DataFrame) -> tuple[pd.Series, pd.Series]:
+    """First and last instant that an answer has of each row's symbol; missing where it has none."""
+    instants = answer.groupby("symbol")["available_at"]
+    first, last = (end.reindex(rows["symbol"]).set_axis(rows.index) for end in (instants.min(), instants.max()))
+    return first, last
 
 
-def _kept_or_fetched(stored: pd.DataFrame, fetched: pd.DataFrame, answered: pd.MultiIndex) -> pd.DataFrame:
-    """Actions as fetched, and the stored ones of symbols and months that the source said nothing of."""
-    kept = stored[~_among(stored, answered)]
-    both = pd.concat([kept, fetched], ignore_index=True)
-    return both.drop_duplicates(list(CORPORATE_ACTIONS.key), keep="last", ignore_index=True)
+def _with_silent(rows: pd.DataFrame, silent: pd.DataFrame) -> pd.DataFrame:
+    """Rows as read now, and the stored ones that the source said nothing of."""
+    key = [name for name in rows if name in ("symbol", "interval", "available_at", "session", "kind", "ordinal")]
+    return pd.concat([rows, silent], ignore_index=True).drop_duplicates(key, keep="first", ignore_index=True)
 
 
-def _kept(stored: pd.DataFrame, accepted: pd.DataFrame, refused: pd.DataFrame, answered: pd.MultiIndex) -> pd.DataFrame:
-    """Stored bars that no new reading replaces: the source said nothing, or what it says now is refused."""
-    key = list(BARS.key)
-    silent = ~_among(stored, answered)
-    spoiled = _among(stored, pd.MultiIndex.from_frame(refused[key])) & ~_among(
-        stored, pd.MultiIndex.from_frame(accepted[key])
-    )
-    return stored[silent | spoiled]
+def _without(rows: pd.DataFrame, others: pd.DataFrame, key: tuple[str, ...] = BARS.key) -> pd.DataFrame:
+    """Rows whose key is not among the others'."""
+    return rows[~pd.MultiIndex.from_frame(rows[list(key)]).isin(pd.MultiIndex.from_frame(others[list(key)]))]
+
+
+def _kept(
+    market: Market, stored: pd.DataFrame, accepted: pd.DataFrame, refused: pd.DataFrame, accept_restatements: bool
+) -> tuple[pd.DataFrame, dict[str, str]]:
+    """Stored bars that no new reading replaces, and the symbols whose answer is not to be trusted, with the reason.
+
+    A bar is withdrawn, and not kept, only where the answer has accepted bars before and after it and does not have it,
+    in no version. Bars of another security, by the listings as they are now, are not kept either.
+    """
+    listed = market.universe.while_listed(stored, market.calendar)
+    left = _without(stored, accepted)
+    first, last = _span(left, accepted)
+    inside = (left["available_at"] > first) & (left["available_at"] < last)
+    session = ("symbol", "interval", "session")
+    withdrawn = _without(left[inside], refused, session)
+    distrusted: dict[str, str] = {}
+    if not accept_restatements:
+        for symbol, count in withdrawn.groupby("symbol").size().items():
+            if count > WITHDRAWN_LIMIT:
+                distrusted[str(symbol)] = f"withdraws {count} stored bars"
+        both = stored.merge(accepted, on=list(BARS.key), suffixes=("_old", "_new"))
+        both["off"] = (both["close_new"] / both["close_old"] - 1).abs() > RESTATED_RETURN
+        for symbol, own in both.groupby("symbol"):
+            if own["off"].sum() >= RESTATED_LEAST and own["off"].mean() > 0.5:
+                factor = (own["close_new"] / own["close_old"]).median()
+                distrusted[str(symbol)] = f"restates {own['off'].sum()} of {len(own)} stored closes, by {factor:.4g}"
+    for symbol in distrusted:
+        distrusted[symbol] += ": what is stored is kept; where the vendor is right, ingest with accept_restatements"
+    trusted = left[~left["symbol"].isin(distrusted)]
+    kept = _without(trusted, withdrawn)
+    kept = pd.concat([kept, stored[stored["symbol"].isin(distrusted)]], ignore_index=True)
+    return kept[
+        pd.MultiIndex.from_frame(kept[list(BARS.key)]).isin(pd.MultiIndex.from_frame(listed[list(BARS.key)]))
+    ], (distrusted)
 
 
 def _validated(

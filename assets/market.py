@@ -7,6 +7,7 @@ from typing import Any
 
 import dagster as dg
 import pandas as pd
+from dagster._core.definitions.data_version import extract_data_version_from_entry
 from pydantic import Field
 
 from assets.ingestion import Ingested, by_month, ingest, month_bounds
@@ -22,10 +23,15 @@ from resources.warehouse import Warehouse
 
 
 class Ingestion(dg.Config):
-    """How far the project's clock is moved before a month is read."""
+    """How far the project's clock is moved before a month is read, and whether a mass restatement is believed."""
 
     advance_clock_to: str | None = Field(
         default=None, description="Instant (ISO 8601) that the replay clock is moved to first; a live market has none."
+    )
+    accept_restatements: bool = Field(
+        default=False,
+        description="Take a symbol's answer also where it withdraws many stored bars or restates most of them: without "
+        "it, such an answer is distrusted and what is stored is kept.",
     )
 
 
@@ -55,7 +61,12 @@ def bars(
         with permanent(ValueError):
             market.advance(datetime.fromisoformat(config.advance_clock_to))
     with source_errors(market):
-        done = ingest(market, warehouse, months)
+        done = ingest(market, warehouse, months, config.accept_restatements)
+    restated = [
+        month
+        for month, version in done.versions.items()
+        if month not in months and version != recorded_version(context, month)
+    ]
     for outcome, symbols in done.outcomes.groupby("outcome")["symbol"]:
         if outcome != Outcome.OK:
             context.log.warning(f"{outcome!s}: {', '.join(symbols)}")
@@ -82,9 +93,9 @@ def bars(
                 "quarantined": int(refused.get(month, 0)),
                 "snapshot": done.snapshot,
             }
-            for month in [*months, *done.restated_months]
+            for month in [*months, *restated]
         },
-        restated={month: done.versions[month] for month in done.restated_months},
+        restated={month: done.versions[month] for month in restated},
     )
 
 
@@ -98,7 +109,7 @@ def _shown(done: Ingested, market: Market, warehouse: Warehouse) -> Mapping[str,
     refused = warehouse.read(QUARANTINED_BARS, columns=["symbol", "session", "reason"])
     first, last = pd.Period(coverage["month"].min()), pd.Period(coverage["month"].max())
     warning = market.universe.survivorship_warning(first.start_time.date(), last.end_time.date())
-    unanswered = done.outcomes[done.outcomes["outcome"] != Outcome.OK]
+    unanswered = done.outcomes[(done.outcomes["outcome"] != Outcome.OK) | (done.outcomes["kept"] > 0)]
     return {
         **({"survivorship": warning} if warning else {}),
         "coverage": picture(plot_coverage(coverage), "bars per symbol"),
@@ -152,6 +163,14 @@ def resampled_bars(
             for month in months
         },
     )
+
+
+def recorded_version(context: dg.AssetExecutionContext, month: str) -> str | None:
+    """Data version of a month's last materialization; a run that was killed has written rows without one."""
+    wanted = dg.AssetRecordsFilter(asset_key=context.asset_key, asset_partitions=[month])
+    found = context.instance.fetch_materializations(wanted, limit=1).records
+    version = extract_data_version_from_entry(found[0].event_log_entry) if found else None
+    return None if version is None else version.value
 
 
 def with_change(revisions: pd.DataFrame) -> pd.DataFrame:

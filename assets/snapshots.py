@@ -67,22 +67,22 @@ def snapshot_asset(
             for target, rows in zip((table, quarantined), found, strict=True):
                 if market.feed.live:
                     # What was seen earlier this month cannot be asked for again.
-                    earlier = warehouse.read(target, partitions=[month])
-                    rows = pd.concat([earlier, rows], ignore_index=True).drop_duplicates(list(target.key))
-                transaction.replace(target, {month: rows})
+                    transaction.append(target, rows)
+                else:
+                    transaction.replace(target, {month: rows})
         commit = transaction.commit
         assert commit is not None
         reasons = found[1]["reason"].value_counts().rename_axis("reason").reset_index(name="rows")
         return dg.MaterializeResult(
             metadata={
-                "dagster/partition_row_count": commit.rows[table.name],
+                "dagster/partition_row_count": warehouse.partitions(table).get(month, 0),
                 "new": len(found[0]),
                 "quarantined": len(found[1]),
                 "snapshot": commit.snapshot,
                 "reasons": frame(reasons),
                 "latest rows": frame(found[0].tail(5).drop(columns="month")),
             },
-            data_version=dg.DataVersion(commit.data_versions[table.name][month]),
+            data_version=dg.DataVersion(warehouse.data_version(table, month)),
         )
 
     return snapshots

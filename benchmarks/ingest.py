@@ -41,8 +41,8 @@ KILLED_AT = 0.4
 @contextmanager
 def yahoo() -> Iterator[str]:
     """Start the server in a process of its own, so that it does not share our interpreter; yield its address."""
-    command = [sys.executable, "-m", "tests.yahoo_server", "--symbols", str(SYMBOLS), "--years", str(YEARS)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    size = ["--symbols", str(SYMBOLS), "--years", str(YEARS), "--prerender"]
+    process = subprocess.Popen([sys.executable, "-m", "tests.yahoo_server", *size], stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
         yield process.stdout.readline().strip()
@@ -79,12 +79,16 @@ def download(endpoint: str, file: Path, first: str) -> None:
     """Do what a user would do without this project."""
     import yfinance
     from curl_cffi.requests import Session
+    from yfinance.data import YfData
 
     class Redirected(Session):
         def request(self, method: str, url: str, **options: Any) -> Any:
             asked, instead = urlsplit(url), urlsplit(endpoint)
             return super().request(method, asked._replace(scheme="http", netloc=instead.netloc).geturl(), **options)
 
+    session = Redirected()
+    # Yahoo's cookie would come once; from the loopback address none is kept, and each request would ask for one.
+    YfData(session=session)._cookie = True
     frame = yfinance.download(
         [f"S{number:04d}" for number in range(SYMBOLS)],
         start=f"{first}-01",
@@ -92,7 +96,7 @@ def download(endpoint: str, file: Path, first: str) -> None:
         actions=True,
         threads=True,
         progress=False,
-        session=Redirected(),
+        session=session,
     )
     frame.to_parquet(file)
 
@@ -123,8 +127,8 @@ def full(endpoint: str, folder: Path, clock: datetime) -> None:
         "yfinance.download to Parquet",
         other,
         other / own,
-        f"{rows:,} bars of {SYMBOLS} symbols, {YEARS} years; medians of {REPETITIONS}; killed at {KILLED_AT:.0%} of the "
-        f"requests and called again: {repeated(endpoint, folder, first, clock)} of {SYMBOLS} requests repeated",
+        f"{rows:,} bars of {SYMBOLS} symbols, {YEARS} years; medians of {REPETITIONS}; killed at {KILLED_AT:.0%} of "
+        f"the requests and called again: {repeated(endpoint, folder, first, clock)} of {SYMBOLS} requests repeated",
     )
 
 

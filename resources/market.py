@@ -158,6 +158,13 @@ class Market(dg.ConfigurableResource):
         """Return the sessions between two instants, as ``calendars.sessions`` gives them."""
         return sessions(start, end, calendar or self.calendar)
 
+    def has_traded(self, month: str, now: datetime) -> bool:
+        """Whether the exchange has completed a bar in a month by now: on its first holiday it has not."""
+        first = pd.Period(month).start_time
+        around = bar_grid(sessions_around(first, first, self.interval, self.calendar), self.interval)["available_at"]
+        own = around[around >= first.tz_localize("UTC")]
+        return bool(own.empty or own.iloc[0] <= pd.Timestamp(now))
+
     def answers(self, start: datetime, end: datetime) -> BarSource:
         """Return the source; where it is remote, one whose answers survive a kill of the ingestion of this range."""
         if not self.feed.live:
@@ -223,15 +230,17 @@ class Market(dg.ConfigurableResource):
 
     def quotes(self, start: datetime, end: datetime) -> pd.DataFrame:
         """Return the source's quotes of the instruments listed in [start, end), none after now."""
-        known = self._known(start, end)
-        rows = within(self.feed.quotes(self.universe.tickers, start, known), start, known)
-        return self.universe.attribute(rows, self.calendar)
+        rows = self.feed.quotes(self.universe.tickers, start, end)
+        return self.universe.attribute(self._known_rows(rows, start, end), self.calendar)
 
     def option_chain(self, start: datetime, end: datetime) -> pd.DataFrame:
         """Return the source's option chains of the instruments listed in [start, end), none after now."""
-        known = self._known(start, end)
-        rows = within(self.feed.option_chain(self.universe.tickers, start, known), start, known)
-        return self.universe.attribute(rows, self.calendar, column="underlying")
+        rows = self.feed.option_chain(self.universe.tickers, start, end)
+        return self.universe.attribute(self._known_rows(rows, start, end), self.calendar, column="underlying")
+
+    def _known_rows(self, rows: pd.DataFrame, start: datetime, end: datetime) -> pd.DataFrame:
+        # Now is read after the answer: a live source labels what it received by the instant it did.
+        return within(rows, start, self._known(start, end))
 
     def _known(self, start: datetime, end: datetime) -> datetime:
         """End of the part of [start, end) that could be known by now."""

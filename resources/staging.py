@@ -103,7 +103,8 @@ def place(files: list[StagedFile], data: Path) -> list[Path]:
         if not target.exists():
             target.parent.mkdir(parents=True, exist_ok=True)
             file.path.rename(target)
-    for folder in {target.parent for target in targets}:
+    # A partition's first file makes its folder: the entry of that is on disk only with its parent.
+    for folder in {parent for target in targets for parent in (target.parent, target.parent.parent)}:
         _sync_folder(folder)
     return targets
 

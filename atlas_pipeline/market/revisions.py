@@ -16,14 +16,10 @@ from atlas_pipeline.market.table import PANDAS_DTYPE
 
 _COMPARED = (*PRICES, "volume")
 
-# Relative and absolute differences that are the vendor's arithmetic and no news. Prices are published in single
-# precision (2**-24) divided by the splits since, so that a split announced later moves the last bits of every earlier
-# bar; volumes then lose what a reverse split of fifty for one rounds away, dividends the last of six decimals.
-_NOISE = {
-    **dict.fromkeys(PRICES, (2.0**-22, 0.0)),
-    "volume": (2.0**-22, 50.0),
-    "value": (1e-5, 0.0),
-}
+# Relative differences that are the vendor's arithmetic and no news. Prices are published in single precision (2**-24)
+# divided by the splits since, so that a split announced later moves the last bits of every earlier bar; dividends then
+# lose the last of six decimals. What a reverse split rounds away of volumes is more, and does count as restated.
+_NOISE = {**dict.fromkeys(_COMPARED, 2.0**-22), "value": 1e-5}
 
 
 def settle(old: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
@@ -46,9 +42,8 @@ def settle(old: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
     stored = new[key].merge(old[[*key, *compared]], on=key, how="left")
     settled = {}
     for name in compared:
-        relative, absolute = _NOISE[name]
         before, now = stored[name].to_numpy(), new[name].to_numpy()
-        settled[name] = np.where(np.abs(now - before) <= np.maximum(relative * np.abs(before), absolute), before, now)
+        settled[name] = np.where(np.abs(now - before) <= _NOISE[name] * np.abs(before), before, now)
     return new.assign(**settled)
 
 

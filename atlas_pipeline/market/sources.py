@@ -14,6 +14,7 @@ from typing import Protocol
 from pandas import DataFrame
 
 from atlas_pipeline.market.bars import BARS, empty
+from atlas_pipeline.market.calendars import microsecond, microseconds
 from atlas_pipeline.market.errors import UnknownSymbolError
 
 
@@ -141,4 +142,6 @@ def within(frame: DataFrame, start: datetime, end: datetime) -> DataFrame:
             raise ValueError(f"{name}={instant!r} has no time zone; pass an aware datetime, UTC for instance")
     if end < start:
         raise ValueError(f"end={end} lies before start={start}; swap them")
-    return frame[(frame["available_at"] >= start) & (frame["available_at"] < end)].reset_index(drop=True)
+    at = microseconds(frame["available_at"])
+    inside = (at >= microsecond(start)) & (at < microsecond(end))
+    return (frame if inside.all() else frame[inside]).reset_index(drop=True)

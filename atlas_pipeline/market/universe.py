@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from atlas_pipeline.market.calendars import XNYS, sessions
-from atlas_pipeline.market.sources import BarSource, Fetched, Outcome
+from atlas_pipeline.market.sources import BarSource, Fetched, Outcome, within
 
 KINDS = ("stock", "etf", "fund", "index", "future", "currency", "crypto")
 
@@ -76,8 +76,7 @@ class Listing:
 
     def rows_of(self, frame: pd.DataFrame) -> pd.DataFrame:
         """Keep the rows of its time."""
-        at = frame["available_at"]
-        return frame[(at >= self.start) & (at < self.end)].reset_index(drop=True)
+        return within(frame, self.start, self.end)
 
 
 @dataclass(frozen=True)
@@ -188,6 +187,24 @@ class Universe:
                 names[positions[((own >= first) & (own < last)).to_numpy()]] = instrument.symbol
         kept = pd.notna(names)
         return frame[kept].assign(**{column: names[kept].astype(str)}).astype({column: "str"}).reset_index(drop=True)
+
+    def while_listed(self, frame: pd.DataFrame, calendar: str = XNYS) -> pd.DataFrame:
+        """Keep the rows of each symbol's listing as it is known now; rows of symbols that are no members stay.
+
+        Parameters
+        ----------
+        frame
+            Stored rows with ``symbol`` and ``available_at``.
+        calendar
+            The exchange of instruments that name none.
+        """
+        bounds = {each.symbol: _bounds(each, calendar) for each in self.instruments if each.listed or each.delisted}
+        outside = np.zeros(len(frame), dtype=bool)
+        for symbol, positions in frame.groupby("symbol", sort=False).indices.items():
+            if symbol in bounds:
+                at = frame["available_at"].iloc[positions]
+                outside[positions] = ((at < bounds[symbol][0]) | (at >= bounds[symbol][1])).to_numpy()
+        return frame[~outside]
 
     def fetch(self, source: BarSource, start: datetime, end: datetime, calendar: str = XNYS) -> Iterator[Fetched]:
         """Ask a source once for each ticker, and answer for each instrument that was listed in [start, end).

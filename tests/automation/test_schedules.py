@@ -14,7 +14,6 @@ from atlas_pipeline.market.bars import BARS
 from atlas_pipeline.market.errors import SourceUnavailableError
 from resources.market import Market
 
-
 RANGE_START, RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
 
 
