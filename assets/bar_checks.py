@@ -101,9 +101,11 @@ def bars_quarantine(warehouse: Warehouse) -> dg.AssetCheckResult:
 
 
 @dg.asset_check(asset=bars)
-def bars_sessions(warehouse: Warehouse) -> dg.AssetCheckResult:
-    """Every session that a symbol was listed in, half days too, has its bars, up to the project's clock."""
+def bars_sessions(warehouse: Warehouse, market: Market) -> dg.AssetCheckResult:
+    """Every session that a symbol was listed in, half days too, has its bars, from the first month to the clock."""
     coverage = counted(warehouse)
+    months = pd.period_range(coverage["month"].min(), f"{market.now():%Y-%m}", freq="M")
+    unfinished = market.unfinished_months([str(month) for month in months])
     lacking = coverage.assign(lacking=(coverage["expected"] - coverage["bars"]).clip(lower=0)).query("lacking > 0")
     holes = lacking.groupby("symbol").agg(
         {"missing_sessions": "sum", "lacking": "sum", "first_missing": "min", "month": ["min", "max", "nunique"]}
@@ -111,12 +113,19 @@ def bars_sessions(warehouse: Warehouse) -> dg.AssetCheckResult:
     holes.columns = ["sessions missing", "bars missing", "first", "from", "to", "months"]
     holes = holes.sort_values(["bars missing", "from"], ascending=[False, True]).reset_index()
     return dg.AssetCheckResult(
-        passed=holes.empty,
+        passed=holes.empty and not unfinished,
         severity=dg.AssetCheckSeverity.WARN,
-        description=None
-        if holes.empty
-        else f"{len(holes)} symbols lack {int(holes['bars missing'].sum())} bars of {int(coverage['expected'].sum())}",
-        metadata={"bars expected": int(coverage["expected"].sum()), "missing": frame(holes.head(20))},
+        description="; ".join(
+            [f"{len(holes)} symbols lack {int(holes['bars missing'].sum())} bars of {int(coverage['expected'].sum())}"]
+            * (not holes.empty)
+            + [f"{len(unfinished)} months were not ingested since they were over: {', '.join(unfinished[:12])}"]
+            * bool(unfinished)
+        ),
+        metadata={
+            "bars expected": int(coverage["expected"].sum()),
+            "missing": frame(holes.head(20)),
+            "months not whole": ", ".join(unfinished),
+        },
     )
 
 

@@ -227,7 +227,7 @@ def _consistent(actions: pd.DataFrame) -> pd.DataFrame:
 
 
 def _require_months(raw: pd.DataFrame, months: list[str], market: Market, now: datetime) -> None:
-    absent = [month for month in sorted(set(months) - set(raw["month"].unique())) if market.has_traded(month, now)]
+    absent = [month for month in sorted(set(months) - set(raw["month"].unique())) if market.must_have_bars(month, now)]
     if absent or raw.empty:
         symbols = market.universe.symbols
         named = ", ".join(symbols[:5]) + (f" and {len(symbols) - 5} more" if len(symbols) > 5 else "")

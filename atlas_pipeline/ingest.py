@@ -23,8 +23,10 @@ def main() -> None:
     console = Console(width=None if sys.stdout.isatty() else 100)
     started = time.monotonic()
     warehouse = Warehouse(home=str(home))
-    current = Market(warehouse=warehouse).now().strftime("%Y-%m")
+    market = Market(warehouse=warehouse)
+    current = market.now().strftime("%Y-%m")
     due = [month for month in MONTHS.get_partition_keys() if month <= current]
+    unfinished = market.unfinished_months(due)
     with command(console) as runner:
         for title, asset in (
             ("Bars: ingest and validate", "bars"),
@@ -32,7 +34,8 @@ def main() -> None:
             ("Features: compute", "features"),
         ):
             missing = missing_partitions(runner.instance, asset, due[:-1])
-            runner.run(title, "ingest", (asset,), partitions=(missing[0] if missing else due[-1], due[-1]))
+            begin = min([*(missing or ())[:1], *unfinished, due[-1]])
+            runner.run(title, "ingest", (asset,), partitions=(begin, due[-1]))
     coverage = warehouse.read(BAR_COVERAGE)
     console.print(
         f"{coverage['bars'].sum():,} bars of {coverage['symbol'].nunique()} symbols, {due[0]} to {due[-1]}; "

@@ -12,7 +12,7 @@ import pandas as pd
 from pydantic import Field
 
 from atlas_pipeline.config import digest_of
-from atlas_pipeline.market.bars import BARS, CORPORATE_ACTIONS, empty
+from atlas_pipeline.market.bars import BAR_COVERAGE, BARS, CORPORATE_ACTIONS, empty
 from atlas_pipeline.market.calendars import bar_grid, sessions, sessions_around
 from atlas_pipeline.market.clock import ReplayClock, WallClock
 from atlas_pipeline.market.coverage import bar_coverage
@@ -158,12 +158,12 @@ class Market(dg.ConfigurableResource):
         """Return the sessions between two instants, as ``calendars.sessions`` gives them."""
         return sessions(start, end, calendar or self.calendar)
 
-    def has_traded(self, month: str, now: datetime) -> bool:
-        """Whether the exchange has completed a bar in a month by now: on its first holiday it has not."""
+    def must_have_bars(self, month: str, now: datetime) -> bool:
+        """Whether a month without any bar is a fault: not while it has begun and its first bar is yet to come."""
         first = pd.Period(month).start_time
         around = bar_grid(sessions_around(first, first, self.interval, self.calendar), self.interval)["available_at"]
-        own = around[around >= first.tz_localize("UTC")]
-        return bool(own.empty or own.iloc[0] <= pd.Timestamp(now))
+        expected = around[around >= first.tz_localize("UTC")].iloc[0]
+        return not first.tz_localize("UTC") <= pd.Timestamp(now) < expected
 
     def answers(self, start: datetime, end: datetime) -> BarSource:
         """Return the source; where it is remote, one whose answers survive a kill of the ingestion of this range."""
@@ -207,6 +207,17 @@ class Market(dg.ConfigurableResource):
                 )
             )
         return pd.concat(counted, ignore_index=True)
+
+    def unfinished_months(self, months: list[str]) -> list[str]:
+        """Return those of some months that were last ingested before all sessions completed by now had their bars.
+
+        So a pause, a month nobody asked for, and a symbol that is new to the universe are seen.
+        """
+        nothing = empty(BARS)
+        due = self.coverage(nothing, nothing, nothing, months, self.now())
+        stored = self.warehouse.read(BAR_COVERAGE, columns=["symbol", "interval", "month", "sessions"])
+        both = due.merge(stored, on=["symbol", "interval", "month"], how="left", suffixes=("", "_counted"))
+        return sorted(both.loc[both["sessions"] > both["sessions_counted"].fillna(0), "month"].unique())
 
     def resample(self, start: datetime, end: datetime) -> tuple[pd.DataFrame, pd.DataFrame]:
         """Return the coarser bars that are complete in [start, end), from the bars stored, and those left out."""

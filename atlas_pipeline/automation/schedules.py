@@ -1,5 +1,7 @@
 """Schedules: they ask the project's clock, never the wall clock, which month it is."""
 
+from typing import Any
+
 import dagster as dg
 
 from assets.partitions import MARKET, MONTHS
@@ -16,24 +18,29 @@ INTRADAY = parse_interval(MARKET.interval).intraday
 NEW_YORK = "America/New_York"
 
 
+def _since_the_last_whole_month(market: Market, month: str) -> dict[str, Any]:
+    """Partition of a request for a month, or its range where months since the first one stored are not whole."""
+    first = min(market.warehouse.partitions(BAR_COVERAGE), default=month)
+    known = [key for key in MONTHS.get_partition_keys() if first <= key <= month]
+    begin = min([*market.unfinished_months(known), month])
+    if begin == month:
+        return {"partition_key": month}
+    return {"tags": {"dagster/asset_partition_range_start": begin, "dagster/asset_partition_range_end": month}}
+
+
 @dg.schedule(
     job=ingest,
     cron_schedule=WHILE_TRADING if INTRADAY else AFTER_THE_CLOSE,
     execution_timezone=NEW_YORK,
     description="After the close (intraday bars: every quarter of an hour): ingest the current month by the project's "
-    "clock, and the months since the last one stored, and refresh their features.",
+    "clock, and the months before it that are not whole, and refresh their features.",
 )
 def ingest_after_close(context: dg.ScheduleEvaluationContext, market: Market) -> dg.RunRequest | dg.SkipReason:
     """Request the month that the project's clock stands in, and those that a pause of the schedule left out."""
     month = market.now().strftime("%Y-%m")
     if not MONTHS.has_partition_key(month):
         return dg.SkipReason(f"the clock stands in {month}, outside the market's months")
-    last = max(market.warehouse.partitions(BAR_COVERAGE), default=month)
-    if last >= month:
-        return dg.RunRequest(partition_key=month)
-    return dg.RunRequest(
-        tags={"dagster/asset_partition_range_start": last, "dagster/asset_partition_range_end": month}
-    )
+    return dg.RunRequest(**_since_the_last_whole_month(market, month))
 
 
 @dg.schedule(
@@ -76,10 +83,12 @@ def paper_trading_tick(context: dg.ScheduleEvaluationContext, market: Market) ->
     month = target.strftime("%Y-%m")
     if not MONTHS.has_partition_key(month):
         return dg.SkipReason(f"the next tick is in {month}, outside the market's months")
-    moved = {"bars": {"config": {"advance_clock_to": target.isoformat()}}} if market.replay_start else {}
-    return dg.RunRequest(
-        partition_key=month, run_config=dg.RunConfig(ops=moved), tags={"atlas/clock": target.isoformat()}
-    )
+    clock = {"atlas/clock": target.isoformat()}
+    if market.replay_start is None:
+        asked = _since_the_last_whole_month(market, month)
+        return dg.RunRequest(**{**asked, "tags": {**asked.get("tags", {}), **clock}})
+    moved = {"bars": {"config": {"advance_clock_to": target.isoformat()}}}
+    return dg.RunRequest(partition_key=month, run_config=dg.RunConfig(ops=moved), tags=clock)
 
 
 lake_maintenance = dg.ScheduleDefinition(

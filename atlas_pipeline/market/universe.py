@@ -23,6 +23,9 @@ from atlas_pipeline.market.sources import BarSource, Fetched, Outcome, within
 
 KINDS = ("stock", "etf", "fund", "index", "future", "currency", "crypto")
 
+DELISTED_A_YEAR = 0.005
+"""Share of instruments; of the stocks listed in the US several times as many are delisted in a year."""
+
 _EVER = (datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC))
 
 
@@ -245,12 +248,15 @@ class Universe:
         # Within a year or so few are delisted; an index is put together anew and survives by that.
         years = (date(last.year, last.month, last.day) - date(first.year, first.month, first.day)).days / 365.25
         perishable = [instrument for instrument in self.instruments if instrument.kind != "index"]
-        if years < 13 / 12 or not perishable or any(instrument.delisted for instrument in perishable):
+        # A ticker that another security has now is no delisting of the kind that hurts results.
+        delisted = sum(each.delisted is not None and each is self._by_ticker[each.ticker][-1] for each in perishable)
+        if years < 13 / 12 or not perishable or delisted > DELISTED_A_YEAR * years * len(perishable):
             return None
         count = f"{len(perishable)} instruments" if len(perishable) > 1 else "1 instrument"
+        which = "none" if not delisted else f"only {delisted}"
         return (
-            f"{count} over {years:.1f} years, none of which was ever delisted: chosen from what is traded today, they "
-            "leave out what failed on the way, so that results look better than they could have been; "
+            f"{count} over {years:.1f} years, {which} of which was ever delisted: chosen from what is traded "
+            "today, they leave out what failed on the way, so that results look better than they could have been; "
             "add what was delisted, with its listing and delisting dates, to the universe"
         )
 

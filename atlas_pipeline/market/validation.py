@@ -156,6 +156,28 @@ def _session_rules(rows: pd.DataFrame, sessions: pd.DataFrame) -> Iterator[tuple
         # The positions of one interval are taken out only where there are several: mostly there is one.
         own = traded if len(names) == 1 else traded & (code == number)
         yield from _label_rules(name, own, instants, days, at, sessions)
+    yield (
+        "labels of the session run from its opening to before its close: each is the start of its bar",
+        _labelled_by_start(rows, instants, traded, at, sessions),
+    )
+
+
+def _labelled_by_start(
+    rows: pd.DataFrame, instants: np.ndarray, traded: np.ndarray, at: np.ndarray, sessions: pd.DataFrame
+) -> np.ndarray:
+    """Intraday bars of a symbol's session that has the opening as its first label, and the close as none."""
+    intraday = rows["interval"].map({name: parse_interval(name).intraday for name in rows["interval"].unique()})
+    judged = traded & intraday.to_numpy(dtype=bool)
+    if not judged.any():
+        return judged
+    opens, closes = microseconds(sessions["opens_at"])[at], microseconds(sessions["available_at"])[at]
+    if not (judged & (instants == opens)).any():
+        return np.zeros(len(rows), dtype=bool)
+    group = rows.groupby(["symbol", "interval", "session"], sort=False, dropna=False).ngroup().to_numpy()
+    earliest, latest = (np.full(group.max() + 1, end) for end in (np.iinfo("int64").max, np.iinfo("int64").min))
+    np.minimum.at(earliest, group, instants)
+    np.maximum.at(latest, group, instants)
+    return judged & (earliest[group] == opens) & (latest[group] < closes)
 
 
 def _label_rules(

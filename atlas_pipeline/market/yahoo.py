@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from functools import cached_property, partial
 from typing import Any, TypeVar
 
@@ -21,6 +21,7 @@ import pandas as pd
 from atlas_pipeline.market.bars import BARS, CORPORATE_ACTIONS, empty
 from atlas_pipeline.market.calendars import XNYS
 from atlas_pipeline.market.errors import BrokenSchemaError, SourceUnavailableError
+from atlas_pipeline.market.intervals import parse_interval
 from atlas_pipeline.market.option_chain import OPTION_CHAIN
 from atlas_pipeline.market.quotes import QUOTES
 from atlas_pipeline.market.rate_budget import RateBudget
@@ -70,6 +71,8 @@ class YahooSource:
         Requests before one is given up, with exponential backoff and jitter between them.
     timeout
         Seconds a request may take.
+    delay_minutes
+        Minutes by which intraday data may lag behind the exchange; younger bars could be of a part of their trades.
     session
         A ``curl_cffi`` session to use, with a proxy for instance; it belongs to this source from here on.
     sleep, now
@@ -90,6 +93,7 @@ class YahooSource:
     concurrency: int = 8
     attempts: int = 5
     timeout: float = 30.0
+    delay_minutes: float = 15.0
     session: Any = field(default=None, repr=False)
     sleep: Callable[[float], None] = field(default=time.sleep, repr=False)
     now: Callable[[], datetime] = field(default=lambda: datetime.now(UTC), repr=False)
@@ -259,7 +263,8 @@ class YahooSource:
         from yfinance.exceptions import YFException, YFPricesMissingError, YFRateLimitError
 
         now = self.now()
-        cut = max(start, min(end, now))
+        delay = timedelta(minutes=self.delay_minutes if parse_interval(self.interval).intraday else 0)
+        cut = max(start, min(end, now - delay))
         requests, lost = requests_for(self.interval, start, now)
         if cut <= start or (lost and requests[0][0] >= cut):
             return _without_bars(symbol, Outcome.EMPTY, lost)

@@ -145,7 +145,9 @@ def test_the_last_bars_of_a_month_come_in_with_the_next(yahoo) -> None:
     assert result.success and early.warehouse.partitions(BARS)["2017-11"] == 3 * 21
     assert early.warehouse.partitions(FEATURES)["2017-11"] == 3 * 21
     assert early.warehouse.read(BAR_REVISIONS).empty, "a bar that is new is no revision"
-    assert bar_checks.bars_sessions(warehouse=early.warehouse).passed, "the half day after Thanksgiving too"
+    assert bar_checks.bars_sessions(warehouse=early.warehouse, market=early.market).passed, (
+        "the half day after Thanksgiving too"
+    )
 
 
 def test_one_bad_symbol_loses_no_other_and_keeps_what_it_had(yahoo, server: YahooServer) -> None:
@@ -162,7 +164,7 @@ def test_one_bad_symbol_loses_no_other_and_keeps_what_it_had(yahoo, server: Yaho
     after = pipeline.warehouse.read(BARS)
     pd.testing.assert_frame_equal(after[after["month"] == "2017-10"].reset_index(drop=True), before)
     assert set(after.loc[after["month"] == "2017-11", "symbol"]) == {"BBB", "CCC"}
-    missing = bar_checks.bars_sessions(warehouse=pipeline.warehouse).metadata["missing"].value
+    missing = bar_checks.bars_sessions(warehouse=pipeline.warehouse, market=pipeline.market).metadata["missing"].value
     assert "| NOPE | 43 | 43 | 2017-10-02 |" in missing and "| AAA | 21 | 21 | 2017-11-01 |" in missing
 
     # The next ingestion asks again, and makes up for it.
@@ -222,7 +224,7 @@ def test_listings_bound_what_is_stored_and_what_is_missed(yahoo) -> None:
     bars = pipeline.warehouse.read(BARS)
     spans = bars.groupby("symbol")["session"].agg(["min", "max"]).astype(str)
     assert spans.to_numpy().tolist() == [["2017-10-16", "2017-11-30"], ["2017-10-02", "2017-11-08"]]
-    assert bar_checks.bars_sessions(warehouse=pipeline.warehouse).passed
+    assert bar_checks.bars_sessions(warehouse=pipeline.warehouse, market=pipeline.market).passed
     coverage = pipeline.warehouse.read(BAR_COVERAGE)
     assert coverage.set_index(["symbol", "month"])["sessions"].to_dict() == {
         ("AAA", "2017-10"): 12,

@@ -187,7 +187,16 @@ def test_a_universe_of_survivors_says_so():
 def test_no_warning_where_nothing_was_chosen_by_hindsight():
     first, last = date(2000, 1, 3), date(2019, 12, 31)
     assert Universe.parse([{"symbol": "SP500", "kind": "index"}]).survivorship_warning(first, last) is None
-    assert Universe.parse(["CCC", *CHANGE]).survivorship_warning(first, last) is None
+    gone = {"symbol": "GONE", "delisted": "2009-06-30"}
+    assert Universe.parse(["CCC", gone]).survivorship_warning(first, last) is None
     assert Universe.parse(["AAA"]).survivorship_warning(date(2019, 1, 2), last) is None
     dead_index = {"symbol": "X", "kind": "index", "delisted": "2010-01-04"}
     assert Universe.parse(["AAA", dead_index]).survivorship_warning(first, last) is not None
+
+
+def test_neither_one_delisting_among_many_nor_a_reused_ticker_hides_survivors():
+    first, last = date(2000, 1, 3), date(2019, 12, 31)
+    many = [f"S{number}" for number in range(100)]
+    gone = {"symbol": "GONE", "delisted": "2009-06-30"}
+    assert "only 1 of which was ever delisted" in Universe.parse([*many, gone]).survivorship_warning(first, last)
+    assert "none of which" in Universe.parse(["CCC", *CHANGE]).survivorship_warning(first, last)

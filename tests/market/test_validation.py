@@ -252,6 +252,18 @@ def test_intraday_bars_beside_the_grid_are_refused_with_the_reason(minutes, reas
     assert len(outcome.bars) == len(bars) - 1
 
 
+@pytest.mark.parametrize("interval", ["1m", "5m", "1h"])
+def test_a_session_labelled_by_the_starts_of_its_bars_is_refused_whole(interval):
+    days = sessions(datetime(2015, 11, 25), datetime(2015, 11, 30))
+    bars = intraday(days, interval)
+    own = bars["session"] == days["session"][0]
+    ends = bars.loc[own, "available_at"]
+    bars.loc[own, "available_at"] = ends.shift(fill_value=days["opens_at"][0])
+    outcome = validate_bars(bars, days)
+    assert len(outcome.quarantined) == own.sum() and len(outcome.bars) == (~own).sum()
+    assert outcome.quarantined["reason"].str.contains("each is the start of its bar").all()
+
+
 def test_hours_of_a_session_that_is_no_multiple_of_them_end_with_the_close():
     days = sessions(datetime(2015, 11, 24), datetime(2015, 11, 25))
     bars = intraday(days, "1h")

@@ -24,8 +24,9 @@ def server():
         yield server
 
 
-def fetch(server, interval: str, start: datetime, end: datetime = END, now: datetime = NOW):
-    yahoo = YahooSource(("AAA",), interval, endpoint=server.endpoint, requests_per_second=None, now=lambda: now)
+def fetch(server, interval: str, start: datetime, end: datetime = END, now: datetime = NOW, delay_minutes: float = 0):
+    options = {"endpoint": server.endpoint, "requests_per_second": None, "delay_minutes": delay_minutes}
+    yahoo = YahooSource(("AAA",), interval, **options, now=lambda: now)
     (answer,) = yahoo.fetch(["AAA"], start, end)
     return answer
 
@@ -51,6 +52,14 @@ def test_bars_of_a_session_are_labelled_by_their_end_or_the_close(server, interv
     today = expected(datetime(2024, 7, 10, 13, 30, tzinfo=UTC), datetime(2024, 7, 10, 20, tzinfo=UTC))
     assert by_day[pd.Timestamp(2024, 7, 10)] == [at for at in today if at < NOW]
     assert pd.Timestamp(2024, 7, 4) not in by_day.index
+
+
+@pytest.mark.parametrize("delay", [0, 15, 40])
+def test_a_bar_that_delayed_data_cannot_have_finished_is_no_bar_yet(server, delay):
+    start = datetime(2024, 7, 9, 12, tzinfo=UTC)
+    bars = fetch(server, "5m", start, delay_minutes=delay).bars
+    assert NOW - timedelta(minutes=delay + 5) <= bars["available_at"].max() < NOW - timedelta(minutes=delay)
+    assert len(fetch(server, "1d", start, delay_minutes=delay).bars) == 1, "daily bars do not wait"
 
 
 def test_bars_of_a_session_add_up_to_its_day(server):
