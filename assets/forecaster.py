@@ -4,7 +4,7 @@ import dagster as dg
 
 from assets.experiment import Experiment
 from assets.features import panel
-from assets.loading import CODE_VERSION, forecaster_folder, load_forecaster, open_panels
+from assets.loading import CODE_VERSION, forecaster_folder, load_forecaster, open_panels, snapshot_of
 from assets.metadata import OWNERS, frame, permanent, picture, table_metadata
 from assets.partitions import FOLDS, YEARS_BEFORE_THE_FOLD, YEARS_UP_TO_THE_FOLD
 from assets.schema_check import require_rows, schema_result, stored
@@ -52,7 +52,7 @@ def forecaster(
     known = open_panels(artifacts, fold.fit_end)
     folder = forecaster_folder(artifacts, learned, context.partition_key, known)
     provenance = {
-        "snapshot": str(warehouse.snapshot()),
+        "snapshot": str(snapshot_of(warehouse, known, fold.fit_end)),
         "code_version": CODE_VERSION,
         "config": learned.digest(),
         "data": known.sha256(),

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from atlas_pipeline.windows.folds import Fold
     from atlas_pipeline.windows.panel import Panel
     from resources.lake import Lake
+    from resources.warehouse import Warehouse
 
 CODE_VERSION = "2"
 """Of everything that is learned; raised when the code would learn something else from the same rows."""
@@ -42,7 +43,7 @@ PATHS_FILE = "paths.safetensors"
 POLICY_FILE = "policy.safetensors"
 
 
-def model_rows(lake: Lake, start: datetime, end: datetime) -> Panel:
+def model_rows(lake: Lake, start: datetime, end: datetime, snapshot: int | None = None) -> Panel:
     """Read the model inputs, prices, trailing volatility, splits and dividends of all bars in [start, end)."""
     from atlas_pipeline.windows.panel import Panel
 
@@ -50,9 +51,11 @@ def model_rows(lake: Lake, start: datetime, end: datetime) -> Panel:
         FEATURES,
         start=start,
         end=end,
+        snapshot=snapshot,
         columns=[*FEATURES.key, *MODEL_INPUTS, VOLATILITY.name, SPLIT.name, DIVIDEND.name],
     )
-    prices = lake.read(BARS, start=start, end=end, columns=[*BARS.key, "open", "high", "low", "close", "volume"])
+    columns = [*BARS.key, "open", "high", "low", "close", "volume"]
+    prices = lake.read(BARS, start=start, end=end, snapshot=snapshot, columns=columns)
     rows = inputs.merge(prices, on=list(BARS.key), validate="one_to_one")
     return Panel.from_frame(rows, MODEL_INPUTS, volatility=VOLATILITY.name)
 
@@ -77,6 +80,28 @@ def open_panels(artifacts: Artifacts, before: datetime) -> Panel:
         )
     with permanent(PanelError):
         return Panel.open([artifacts.panel_path(year) for year in years], before=before)
+
+
+def snapshot_of(warehouse: Warehouse, known: Panel, before: datetime) -> int:
+    """Return the lake's snapshot that holds exactly the panels' rows: from it all can be learned again.
+
+    Raises
+    ------
+    dagster.Failure
+        Where it does not, since bars were restated after the panels were written.
+    """
+    from atlas_pipeline.windows.panel import EPOCH
+
+    with warehouse.session() as lake:
+        snapshot = lake.snapshot()
+        rows = model_rows(lake, EPOCH, before, snapshot)
+    if rows.sha256() != known.sha256():
+        raise dg.Failure(
+            f"the panels before {before:%Y-%m-%d} are not made of the features and bars as they are stored now "
+            f"(snapshot {snapshot}): materialize the panel of the years that were restated",
+            allow_retries=False,
+        )
+    return snapshot
 
 
 def forecaster_folder(artifacts: Artifacts, config: Config, fold: str, known: Panel) -> Path:

@@ -6,7 +6,15 @@ import pandas as pd
 from assets.experiment import Experiment
 from assets.features import panel
 from assets.forecaster import forecaster
-from assets.loading import CODE_VERSION, load_forecaster, load_paths, open_panels, paths_file, policy_file
+from assets.loading import (
+    CODE_VERSION,
+    load_forecaster,
+    load_paths,
+    open_panels,
+    paths_file,
+    policy_file,
+    snapshot_of,
+)
 from assets.metadata import OWNERS, frame, permanent, picture, table_metadata
 from assets.partitions import FOLDS, YEARS_UP_TO_THE_FOLD
 from assets.schema_check import require_rows, schema_result, stored
@@ -56,7 +64,7 @@ def embeddings(
         paths = market_paths(known, ends, said.embeddings, said.density.location, said.density.scale)
     file = paths_file(artifacts, learned, context.partition_key, trained.base_hash, known.sha256())
     provenance = {
-        "snapshot": str(warehouse.snapshot()),
+        "snapshot": str(snapshot_of(warehouse, known, fold.end)),
         "code_version": CODE_VERSION,
         "config": learned.digest(),
         "base_hash": trained.base_hash,
@@ -119,7 +127,7 @@ def policy(
     fold = Fold(int(context.partition_key), learned)
     paths, base_hash = load_paths(artifacts, learned, fold)
     file = policy_file(artifacts, learned, fold, paths)
-    snapshot = warehouse.snapshot()
+    snapshot = snapshot_of(warehouse, open_panels(artifacts, fold.end), fold.end)
     tags = {
         "snapshot": str(snapshot),
         "code_version": CODE_VERSION,

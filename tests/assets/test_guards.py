@@ -28,10 +28,16 @@ def test_a_source_that_lost_a_symbol_takes_no_stored_bar_away(market_copy, chang
     change_feed(lambda frame: frame[frame["symbol"] != "NASDAQ"])
     result = market_copy.run("ingest", "bars", partition="2007-12")
     assert result.success, "the other symbols were lost"
-    (made,) = result.asset_materializations_for_node("bars")
+    (made, *_) = result.asset_materializations_for_node("bars")
     assert "| NASDAQ | empty | 0 |  | 27 |" in made.metadata["not answered"].value
     assert market_copy.warehouse.read(BAR_REVISIONS).empty
     pd.testing.assert_frame_equal(market_copy.warehouse.read(BARS, partitions=["2007-12"]), before)
+
+
+def test_a_model_does_not_name_a_snapshot_that_its_panels_are_not_made_of(market_copy, execute_sql) -> None:
+    execute_sql(market_copy, "UPDATE {lake}.bars SET volume = volume + 1 WHERE session = DATE '2004-03-10'")
+    message = market_copy.failure(market_copy.fold("forecaster"))
+    assert "the panels before 2006" in message and "materialize the panel of the years" in message
 
 
 def test_an_adapter_older_than_what_is_live_is_refused(traded_copy) -> None:

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
 
 import numpy as np
@@ -32,6 +33,12 @@ options: {{endpoint: "{endpoint}", requests_per_second: 1000000.0, first: 2018-0
 """
 BEFORE = Job("ingest", ["bars"], partitions=("2018-01", "2018-12"))
 KILLED = Job("ingest", ["bars"], partitions=("2019-01", "2019-12"))
+AFTER_THE_FIFTH_ANSWER = {
+    "target": "atlas_pipeline.market.resumable:ResumableSource._keep",
+    "when": "after",
+    "call": 5,
+    "argument": "",
+}
 TABLES = [value for value in vars(bars).values() if isinstance(value, Table)]
 
 
@@ -72,14 +79,15 @@ def test_the_tables_are_whole_at_every_instant(
     before, after = content(folder / "before"), content(folder / "after")
     assert before != after and not answered(folder / "after")
 
-    random = np.random.default_rng(20)
+    kills: list[dict[str, Any]] = [AFTER_THE_FIFTH_ANSWER]
+    kills += [{"seconds": float(share * seconds)} for share in np.random.default_rng(20).uniform(0.02, 1.0, INSTANTS)]
     home, outcomes, downloads_gone_on_with = folder / "before", Counter[str](), 0
-    for number, instant in enumerate(random.uniform(0.02, 1.0, INSTANTS)):
+    for number, kill in enumerate(kills):
         if content(home) == after or home == folder / "before":
             home = shutil.copytree(folder / "before", folder / f"killed {number}")
         waiting, asked_before = answered(home), len(server.asked())
-        code, error = processes.run(home, KILLED, {"seconds": float(instant * seconds)})
-        assert code in (0, -signal.SIGALRM), error
+        code, error = processes.run(home, KILLED, kill)
+        assert code in (0, -signal.SIGALRM, -signal.SIGKILL), error
         downloads_gone_on_with += bool(waiting)
         assert not waiting & set(server.asked()[asked_before:]), "what was answered was asked for again"
         found = content(home)

@@ -232,4 +232,6 @@ def test_a_file_is_on_disk_before_the_catalog_names_it(warehouse: Warehouse, mon
     monkeypatch.setattr(Lake, "_insert", mock.Mock(side_effect=AssertionError("not through the engine")))
     warehouse.replace(BARS, {"2016-01": bars("2016-01", LONG)})
     (written,) = parquet(warehouse)
-    assert [path.name for path in synced] == [written.name.rpartition("-")[2], "month=2016-01"]
+    # The file, then its folder's entry for it, and the table's for the folder.
+    assert [path.name for path in synced[:1]] == [written.name.rpartition("-")[2]]
+    assert {path.name for path in synced[1:]} == {"month=2016-01", "bars"}
