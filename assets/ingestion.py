@@ -261,6 +261,8 @@ def _with_silent(rows: pd.DataFrame, silent: pd.DataFrame) -> pd.DataFrame:
 
 def _without(rows: pd.DataFrame, others: pd.DataFrame, key: tuple[str, ...] = BARS.key) -> pd.DataFrame:
     """Rows whose key is not among the others'."""
+    if rows.empty or others.empty:
+        return rows
     return rows[~pd.MultiIndex.from_frame(rows[list(key)]).isin(pd.MultiIndex.from_frame(others[list(key)]))]
 
 
@@ -272,6 +274,8 @@ def _kept(
     A bar is withdrawn, and not kept, only where the answer has accepted bars before and after it and does not have it,
     in no version. Bars of another security, by the listings as they are now, are not kept either.
     """
+    if stored.empty:
+        return stored, {}
     listed = market.universe.while_listed(stored, market.calendar)
     left = _without(stored, accepted)
     first, last = _span(left, accepted)

@@ -66,7 +66,8 @@ def market(home: Path, endpoint: str, first: str, clock: datetime) -> Market:
         interval="1d",
         calendar="XNYS",
         replay_start=clock.isoformat(),
-        options={"endpoint": endpoint, "requests_per_second": 1e6, "first": f"{first}-01"},
+        # As many requests at once as the peer has on two cores.
+        options={"endpoint": endpoint, "requests_per_second": 1e6, "concurrency": 4, "first": f"{first}-01"},
     )
 
 

@@ -49,8 +49,9 @@ class ResumableSource:
         """Answers that are kept, then those of the source, each on disk before it is given."""
         self.folder.mkdir(parents=True, exist_ok=True)
         missing = []
+        present = {path.name for path in self.folder.iterdir()}
         for symbol in symbols:
-            kept = self._kept(symbol)
+            kept = self._kept(symbol) if self._path(symbol).name in present else None
             if kept is None:
                 missing.append(symbol)
             else:
@@ -74,22 +75,21 @@ class ResumableSource:
     def _keep(self, fetched: Fetched) -> None:
         about = {"outcome": str(fetched.outcome), "detail": fetched.detail, "received": self.now.isoformat()}
         path = self._path(fetched.symbol)
+        # In memory first: a write to the file lets go of the interpreter, and waits for the threads that parse.
+        sink = pa.BufferOutputStream()
+        for frame in (fetched.bars, fetched.actions):
+            table = pa.Table.from_pandas(frame, preserve_index=False, nthreads=1)
+            table = table.replace_schema_metadata({**(table.schema.metadata or {}), **about})
+            with pa.ipc.new_stream(sink, table.schema) as stream:
+                stream.write_table(table)
+        sink.write(COMPLETE)
         unfinished = path.with_suffix(".unfinished")
-        with pa.OSFile(str(unfinished), "wb") as file:
-            for frame in (fetched.bars, fetched.actions):
-                table = pa.Table.from_pandas(frame, preserve_index=False, nthreads=1)
-                table = table.replace_schema_metadata({**(table.schema.metadata or {}), **about})
-                with pa.ipc.new_stream(file, table.schema) as stream:
-                    stream.write_table(table)
-            file.write(COMPLETE)
+        unfinished.write_bytes(sink.getvalue())
         # Not flushed to the disk, which would take longer than the request: see ``_kept``.
         unfinished.rename(path)
 
     def _kept(self, symbol: str) -> Fetched | None:
-        path = self._path(symbol)
-        if not path.exists():
-            return None
-        with pa.memory_map(str(path)) as file:
+        with pa.memory_map(str(self._path(symbol))) as file:
             file.seek(max(0, file.size() - len(COMPLETE)))
             if file.read() != COMPLETE:
                 # The machine itself went down before the file was on its disk.

@@ -66,6 +66,8 @@ def compare_bars(old: pd.DataFrame, new: pd.DataFrame, seen_at: datetime) -> pd.
     pandas.DataFrame
         Rows of ``BAR_REVISIONS``, one a changed value, sorted by its key; empty where nothing changed.
     """
+    if old.empty:
+        return empty(BAR_REVISIONS)
     key = list(BARS.key)
     both = _beside(old[[*key, *_COMPARED]], new[[*key, *_COMPARED]], key)
     newest = old.groupby(["symbol", "interval"])["available_at"].max().rename("newest").reset_index()
