@@ -98,24 +98,27 @@ def materializations(
     restated
         Partitions that the run was not asked for but changed, to the hash of their rows.
     """
-    others = dict(restated or {})
-    if len(versions) == 1:
-        (key, version), *_ = versions.items()
-        yield dg.MaterializeResult(
-            metadata={**metadata, **partition_metadata[key]}, data_version=dg.DataVersion(version)
-        )
-    else:
+    alone = len(versions) == 1
+    others = {**(restated or {}), **({} if alone else versions)}
+    if not alone:
         yield dg.MaterializeResult(
             metadata=dict(metadata), data_version=dg.DataVersion(digest_of(dict(sorted(versions.items()))))
         )
-        others |= versions
+    last = None if alone else list(versions)[-1]
     provenance = _provenance(context) if others else {}
     for key, version in others.items():
+        # The asset's page shows the latest event only: it says what the run made.
+        shown = metadata if key == last else {}
         yield dg.AssetMaterialization(
             asset_key=context.asset_key,
             partition=key,
-            metadata=dict(partition_metadata[key]),
+            metadata={**shown, **partition_metadata[key]},
             tags={DATA_VERSION_TAG: version, **provenance},
+        )
+    if alone:
+        (key, version), *_ = versions.items()
+        yield dg.MaterializeResult(
+            metadata={**metadata, **partition_metadata[key]}, data_version=dg.DataVersion(version)
         )
 
 

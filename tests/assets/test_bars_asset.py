@@ -63,6 +63,13 @@ def test_each_month_of_a_range_run_has_its_own_version(pipeline) -> None:
     assert pipeline.warehouse.snapshot() == snapshot
 
 
+def test_the_latest_event_of_a_range_shows_what_the_page_is_looked_at_for(pipeline) -> None:
+    result = pipeline.run("ingest", "bars", partitions=(FIRST, LAST))
+    *_, latest = result.asset_materializations_for_node("bars")
+    assert latest.partition == LAST
+    assert {"coverage", "last revisions", "quarantine", "tripwires", "outcomes"} <= latest.metadata.keys()
+
+
 def test_an_interrupted_range_goes_on_where_it_was_told_to(pipeline) -> None:
     assert pipeline.run("ingest", "bars", partition="1999-01").success
     assert pipeline.run("ingest", "bars", partitions=(FIRST, LAST)).success

@@ -28,7 +28,7 @@ def test_a_source_that_lost_a_symbol_takes_no_stored_bar_away(market_copy, chang
     change_feed(lambda frame: frame[frame["symbol"] != "NASDAQ"])
     result = market_copy.run("ingest", "bars", partition="2007-12")
     assert result.success, "the other symbols were lost"
-    (made, *_) = result.asset_materializations_for_node("bars")
+    *_, made = result.asset_materializations_for_node("bars")
     assert "| NASDAQ | empty | 0 |  | 27 |" in made.metadata["not answered"].value
     assert market_copy.warehouse.read(BAR_REVISIONS).empty
     pd.testing.assert_frame_equal(market_copy.warehouse.read(BARS, partitions=["2007-12"]), before)

@@ -91,8 +91,8 @@ def test_a_bar_restated_in_the_overlap_makes_its_own_month_stale_and_no_other(ya
     later = yahoo(replay_start="2017-12-04T21:00:00+00:00")
     result = later.run("ingest", partition="2017-12", checks=True)
     assert result.success
-    assert [month for month, _ in made(result)] == ["2017-12", "2017-11"]
-    assert [month for month, _ in made(result, "features")] == ["2017-12", "2017-11"], "what recurs carries it on"
+    assert [month for month, _ in made(result)] == ["2017-11", "2017-12"]
+    assert [month for month, _ in made(result, "features")] == ["2017-11", "2017-12"], "what recurs carries it on"
     revisions = later.warehouse.read(BAR_REVISIONS)
     assert revisions[["symbol", "column"]].to_numpy().tolist() == [["BBB", "close"]]
     np.testing.assert_allclose(revisions[["old", "new"]].to_numpy(), [[close, close + 0.01]], rtol=1e-6)
