@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 import dagster as dg
-import numpy as np
 import pandas as pd
 
 from atlas_pipeline.market.bars import (
@@ -23,7 +22,8 @@ from atlas_pipeline.market.bars import (
     empty,
 )
 from atlas_pipeline.market.calendars import sessions_around
-from atlas_pipeline.market.errors import BrokenSchemaError, SourceUnavailableError
+from atlas_pipeline.market.errors import SourceUnavailableError
+from atlas_pipeline.market.reconciliation import answered, consistent, kept_bars, with_silent, without
 from atlas_pipeline.market.resumable import FINAL, ResumableSource
 from atlas_pipeline.market.revisions import compare_actions, compare_bars, settle
 from atlas_pipeline.market.sources import BarSource
@@ -35,11 +35,6 @@ from resources.rows import content_version
 from resources.warehouse import Warehouse
 
 REPLACED = (BARS, QUARANTINED_BARS, CORPORATE_ACTIONS, BAR_TRIPWIRES)
-WITHDRAWN_LIMIT = 5
-"""Bars of a symbol that a vendor may withdraw at once; more are an outage, or a retention that has run out."""
-RESTATED_LEAST = 4
-RESTATED_RETURN = 0.01
-"""Most of a symbol's closes moving by more is a split that was announced but not applied, or adjusted prices."""
 
 
 @dataclass(frozen=True)
@@ -122,13 +117,14 @@ def ingest(market: Market, warehouse: Warehouse, months: list[str], accept_resta
         stored = {table: lake.read(table, start=start, end=end) for table in REPLACED}
         own = stored[BARS]["interval"] == market.interval
         other_intervals, before = stored[BARS][~own], stored[BARS][own]
-        silent = {table: rows[~_answered(rows, raw)] for table, rows in stored.items()}
-        actions = _with_silent(settle(stored[CORPORATE_ACTIONS], fetched_actions), silent[CORPORATE_ACTIONS])
+        silent = {table: rows[~answered(rows, raw)] for table, rows in stored.items() if table is not BARS}
+        actions = with_silent(settle(stored[CORPORATE_ACTIONS], fetched_actions), silent[CORPORATE_ACTIONS])
         accepted, refused, tripwires = _validated(market, raw, history, actions)
         accepted = settle(before, accepted)
-        kept, distrusted = _kept(market, before, accepted, refused, accept_restatements)
+        listed = market.universe.while_listed(before, market.calendar)
+        kept, distrusted = kept_bars(before, listed, accepted, refused, accept_restatements)
         accepted = accepted[~accepted["symbol"].isin(distrusted)]
-        read_again = _without(before, kept)
+        read_again = without(before, kept)
         revisions = pd.concat(
             [
                 compare_bars(read_again, accepted, seen_at=now),
@@ -138,9 +134,9 @@ def ingest(market: Market, warehouse: Warehouse, months: list[str], accept_resta
         )
         written = {
             BARS: pd.concat([accepted, kept, other_intervals], ignore_index=True),
-            QUARANTINED_BARS: _with_silent(refused, silent[QUARANTINED_BARS]),
+            QUARANTINED_BARS: with_silent(refused, silent[QUARANTINED_BARS]),
             CORPORATE_ACTIONS: actions,
-            BAR_TRIPWIRES: _with_silent(tripwires, silent[BAR_TRIPWIRES]),
+            BAR_TRIPWIRES: with_silent(tripwires, silent[BAR_TRIPWIRES]),
         }
         whole = {table: _after_what_precedes(lake, table, earlier, start, rows) for table, rows in written.items()}
         touched = [*earlier, *months]
@@ -210,20 +206,7 @@ def _fetch(
             f"{market.source} answered for {len(table) - len(unanswered)} of {len(table)} symbols: {reasons}. Wait "
             "where it is rate-limited, else check the network; its answers are kept, the next attempt asks for the rest"
         )
-    return pd.concat(bars, ignore_index=True), _consistent(pd.concat(actions, ignore_index=True)), table
-
-
-def _consistent(actions: pd.DataFrame) -> pd.DataFrame:
-    distinct = actions.drop_duplicates(ignore_index=True)
-    twice = distinct[distinct.duplicated(list(CORPORATE_ACTIONS.key), keep=False)]
-    if len(twice):
-        first = twice.iloc[0]
-        values = twice.loc[(twice["symbol"] == first["symbol"]) & (twice["session"] == first["session"]), "value"]
-        raise BrokenSchemaError(
-            f"corporate actions contradict one another: {first['symbol']} has the {first['kind']}s {values.tolist()} "
-            f"on {first['session']:%Y-%m-%d}; correct the source, nothing was written"
-        )
-    return distinct
+    return pd.concat(bars, ignore_index=True), consistent(pd.concat(actions, ignore_index=True)), table
 
 
 def _require_months(raw: pd.DataFrame, months: list[str], market: Market, now: datetime) -> None:
@@ -232,75 +215,11 @@ def _require_months(raw: pd.DataFrame, months: list[str], market: Market, now: d
         symbols = market.universe.symbols
         named = ", ".join(symbols[:5]) + (f" and {len(symbols) - 5} more" if len(symbols) > 5 else "")
         raise dg.Failure(
-            f"no bar of {named} from the {market.source} source in {', '.join(absent)} "
+            f"no bar of {named} from the {market.source} source in {', '.join(absent or months)} "
             f"(the project's clock stands at {now:%Y-%m-%d %H:%M} UTC): choose months the source has, "
             "or let the replay reach them first",
             allow_retries=False,
         )
-
-
-def _answered(rows: pd.DataFrame, raw: pd.DataFrame) -> np.ndarray:
-    """Which stored rows lie in the time that the source's answer about their symbol spans."""
-    first, last = _span(rows, raw)
-    # A session's actions are known at its opening, before its first bar.
-    return ((rows["available_at"] > first - timedelta(days=1)) & (rows["available_at"] <= last)).to_numpy()
-
-
-def _span(rows: pd.DataFrame, answer: pd.DataFrame) -> tuple[pd.Series, pd.Series]:
-    """First and last instant that an answer has of each row's symbol; missing where it has none."""
-    instants = answer.groupby("symbol")["available_at"]
-    first, last = (end.reindex(rows["symbol"]).set_axis(rows.index) for end in (instants.min(), instants.max()))
-    return first, last
-
-
-def _with_silent(rows: pd.DataFrame, silent: pd.DataFrame) -> pd.DataFrame:
-    """Rows as read now, and the stored ones that the source said nothing of."""
-    key = [name for name in rows if name in ("symbol", "interval", "available_at", "session", "kind", "ordinal")]
-    return pd.concat([rows, silent], ignore_index=True).drop_duplicates(key, keep="first", ignore_index=True)
-
-
-def _without(rows: pd.DataFrame, others: pd.DataFrame, key: tuple[str, ...] = BARS.key) -> pd.DataFrame:
-    """Rows whose key is not among the others'."""
-    if rows.empty or others.empty:
-        return rows
-    return rows[~pd.MultiIndex.from_frame(rows[list(key)]).isin(pd.MultiIndex.from_frame(others[list(key)]))]
-
-
-def _kept(
-    market: Market, stored: pd.DataFrame, accepted: pd.DataFrame, refused: pd.DataFrame, accept_restatements: bool
-) -> tuple[pd.DataFrame, dict[str, str]]:
-    """Stored bars that no new reading replaces, and the symbols whose answer is not to be trusted, with the reason.
-
-    A bar is withdrawn, and not kept, only where the answer has accepted bars before and after it and does not have it,
-    in no version. Bars of another security, by the listings as they are now, are not kept either.
-    """
-    if stored.empty:
-        return stored, {}
-    listed = market.universe.while_listed(stored, market.calendar)
-    left = _without(stored, accepted)
-    first, last = _span(left, accepted)
-    inside = (left["available_at"] > first) & (left["available_at"] < last)
-    session = ("symbol", "interval", "session")
-    withdrawn = _without(left[inside], refused, session)
-    distrusted: dict[str, str] = {}
-    if not accept_restatements:
-        for symbol, count in withdrawn.groupby("symbol").size().items():
-            if count > WITHDRAWN_LIMIT:
-                distrusted[str(symbol)] = f"withdraws {count} stored bars"
-        both = stored.merge(accepted, on=list(BARS.key), suffixes=("_old", "_new"))
-        both["off"] = (both["close_new"] / both["close_old"] - 1).abs() > RESTATED_RETURN
-        for symbol, own in both.groupby("symbol"):
-            if own["off"].sum() >= RESTATED_LEAST and own["off"].mean() > 0.5:
-                factor = (own["close_new"] / own["close_old"]).median()
-                distrusted[str(symbol)] = f"restates {own['off'].sum()} of {len(own)} stored closes, by {factor:.4g}"
-    for symbol in distrusted:
-        distrusted[symbol] += ": what is stored is kept; where the vendor is right, ingest with accept_restatements"
-    trusted = left[~left["symbol"].isin(distrusted)]
-    kept = _without(trusted, withdrawn)
-    kept = pd.concat([kept, stored[stored["symbol"].isin(distrusted)]], ignore_index=True)
-    return kept[
-        pd.MultiIndex.from_frame(kept[list(BARS.key)]).isin(pd.MultiIndex.from_frame(listed[list(BARS.key)]))
-    ], (distrusted)
 
 
 def _validated(
