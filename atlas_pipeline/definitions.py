@@ -13,7 +13,18 @@ from typing import Any
 
 import dagster as dg
 
-from assets import adapter, bar_checks, champion, features, forecaster, market, paper, policy, snapshots
+from assets import (
+    adapter,
+    bar_checks,
+    champion,
+    features,
+    forecaster,
+    market,
+    paper,
+    policy,
+    snapshot_features,
+    snapshots,
+)
 from atlas_pipeline.automation.jobs import JOBS
 from atlas_pipeline.automation.schedules import SCHEDULES
 from atlas_pipeline.automation.sensors import SENSORS
@@ -24,7 +35,7 @@ from resources.tracking import Tracking
 from resources.warehouse import Warehouse
 
 DEFAULT_HOME = Path(__file__).resolve().parent.parent / ".atlas"
-STAGES = [market, bar_checks, snapshots, features, forecaster, policy, paper, adapter, champion]
+STAGES = [market, bar_checks, snapshots, features, snapshot_features, forecaster, policy, paper, adapter, champion]
 
 
 def build_defs(resource_overrides: Mapping[str, Any] | None = None) -> dg.Definitions:

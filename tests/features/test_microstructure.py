@@ -5,8 +5,7 @@ import pandas as pd
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from atlas_pipeline.features.microstructure import compute_microstructure
-from atlas_pipeline.features.registry import MICROSTRUCTURE_FEATURES
+from atlas_pipeline.features.microstructure import MICROSTRUCTURE_FEATURES, compute_microstructure
 from atlas_pipeline.market.quotes import validate_quotes
 
 QUOTE = st.tuples(st.floats(1, 1000), st.floats(1e-4, 0.015), st.floats(1, 1e6), st.floats(1, 1e6))
