@@ -53,16 +53,16 @@ def lora_adapter(
 
     learned = config.load()
     step = int(context.partition_key)
+    version = champion_version(tracking)
+    live = load_version(version, artifacts)
     with warehouse.session() as lake:
         snapshot = lake.snapshot()
         experience = ledger_rows(lake, EXPERIENCE)
         experience = experience[experience["env_step"] <= step]
         reached = _reached(experience, step)
-        rows = model_rows(lake, EPOCH, reached + ONE_MICROSECOND)
+        rows = model_rows(lake, EPOCH, reached + ONE_MICROSECOND, live.features)
         decisions = ledger_rows(lake, DECISIONS)
         promoted = lake.read(GATE_DECISIONS, where={"ledger": LEDGER, "verdict": "promote"})
-    version = champion_version(tracking)
-    live = load_version(version, artifacts)
     made_before = [
         each
         for each in _adapters_of(tracking, version)

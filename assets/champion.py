@@ -62,11 +62,12 @@ def champion(
             continue
         live = champion_version(tracking)
         created_at = datetime.fromisoformat(candidate.tags["created_at"])
+        challenger, holder = load_version(candidate, artifacts), load_version(live, artifacts)
         with warehouse.session() as lake:
-            rows = model_rows(lake, EPOCH, end)
+            rows = model_rows(lake, EPOCH, end, list(dict.fromkeys(challenger.features + holder.features)))
         outcome = contest(
-            load_version(candidate, artifacts),
-            load_version(live, artifacts),
+            challenger,
+            holder,
             rows,
             created_at,
             end,

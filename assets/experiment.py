@@ -7,7 +7,8 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
-from atlas_pipeline.config import Config, load_config
+from atlas_pipeline.config import Config, experiment_settings
+from atlas_pipeline.features.model_inputs import set_columns
 from atlas_pipeline.features.registry import VOLATILITY
 
 DEFAULT_EXPERIMENT = "daily_indices"
@@ -22,7 +23,7 @@ class Experiment(dg.Config):
     )
 
     def load(self) -> Config:
-        """Return the frozen configuration.
+        """Return the frozen configuration; ``feature_size`` follows the set of features.
 
         Raises
         ------
@@ -30,7 +31,14 @@ class Experiment(dg.Config):
             Where the experiment or a setting is unknown or cannot work; retrying cannot mend it.
         """
         try:
-            config = load_config(self.experiment, **self.overrides)
+            stated = experiment_settings(self.experiment, **self.overrides)
+            columns = set_columns(stated.get("features", Config.features))
+            config = Config(**{"feature_size": len(columns), **stated})
+            if config.feature_size != len(columns):
+                raise ValueError(
+                    f"feature_size={config.feature_size}: the set {config.features!r} has {len(columns)} columns; "
+                    "leave feature_size out, it follows the set"
+                )
             if config.volatility_decay != VOLATILITY.parameters["decay"]:
                 raise ValueError(
                     f"volatility_decay={config.volatility_decay}: the features are computed with "

@@ -13,6 +13,7 @@ from assets.metadata import OWNERS, TRANSIENT, frame, materializations, permanen
 from assets.partitions import MONTHS, MONTHS_OF_THE_YEAR, YEARS
 from assets.refresh import REFRESHED, market_freshness
 from assets.schema_check import require_rows, schema_result, stored
+from atlas_pipeline.features.model_inputs import PANEL_FEATURES
 from atlas_pipeline.features.registry import FEATURES
 from atlas_pipeline.market.adjustment import CorporateActionError
 from atlas_pipeline.market.bars import BAR_REVISIONS, BARS, CORPORATE_ACTIONS
@@ -149,13 +150,16 @@ def features_causality(warehouse: Warehouse) -> dg.AssetCheckResult:
     pool="lake",
     kinds={"safetensors", "numpy"},
     owners=OWNERS,
-    code_version="2",
+    code_version="3",
     retry_policy=TRANSIENT,
 )
 def panel(
     context: dg.AssetExecutionContext, warehouse: Warehouse, artifacts: Artifacts
 ) -> Iterator[dg.MaterializeResult | dg.AssetMaterialization]:
-    """One year's model inputs, prices and corporate actions: contiguous, memory-mappable, what models read."""
+    """One year's columns of all sets of features, prices and corporate actions: contiguous, memory-mappable.
+
+    A model reads the columns of its own set, so that another set can be chosen without building the panels again.
+    """
     versions: dict[str, str] = {}
     own: dict[str, dict[str, object]] = {}
     rows = 0
@@ -163,7 +167,7 @@ def panel(
         snapshot = lake.snapshot()
         for year in sorted(context.partition_keys):
             start, end = year_bounds(year)
-            made = model_rows(lake, start, end)
+            made = model_rows(lake, start, end, PANEL_FEATURES)
             if not len(made):
                 raise dg.Failure(f"no features in {year}: materialize its months first", allow_retries=False)
             rows += len(made)

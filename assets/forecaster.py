@@ -1,6 +1,9 @@
 """The forecaster stage: pretraining before a fold, and the density forecasts of its year."""
 
+from collections.abc import Mapping
+
 import dagster as dg
+import pandas as pd
 
 from assets.experiment import Experiment
 from assets.features import panel
@@ -46,10 +49,11 @@ def forecaster(
     from atlas_pipeline.training.loop import NonFiniteLossError
     from atlas_pipeline.training.plots import learning_curve
     from atlas_pipeline.windows.folds import Fold, InsufficientHistoryError
+    from atlas_pipeline.windows.scaler import ScalerLeakError
 
     learned = config.load()
     fold = Fold(int(context.partition_key), learned)
-    known = open_panels(artifacts, fold.fit_end)
+    known = open_panels(artifacts, learned, fold.fit_end)
     folder = forecaster_folder(artifacts, learned, context.partition_key, known)
     provenance = {
         "snapshot": str(snapshot_of(warehouse, known, fold.fit_end)),
@@ -59,7 +63,7 @@ def forecaster(
     }
     key = ("forecaster", context.partition_key, folder.name)
     with (
-        permanent(InsufficientHistoryError, CorruptCheckpointError, NonFiniteLossError),
+        permanent(InsufficientHistoryError, ScalerLeakError, CorruptCheckpointError, NonFiniteLossError),
         tracking.run(
             f"forecaster {context.partition_key}", experiment="forecaster", key="/".join(key), tags=provenance
         ) as run,
@@ -87,6 +91,9 @@ def forecaster(
         metadata={
             "validation NLL (nats)": metrics["val/nll_loss"],
             "95% coverage on validation": metrics["epochs"][int(metrics["best_epoch"]) - 1]["val/coverage_95"],
+            "features": f"{learned.features}: {', '.join(trained.scaler.features)}",
+            "scaler": trained.scaler.kind,
+            "inputs outside the training range, on validation": _shares(metrics["validation_outside_training_range"]),
             "training windows": metrics["training_windows"],
             "epochs": len(metrics["epochs"]),
             "seconds": round(metrics["seconds"], 1),
@@ -157,7 +164,7 @@ def forecasts(
 
     learned = config.load()
     fold = Fold(int(context.partition_key), learned)
-    known = open_panels(artifacts, fold.end)
+    known = open_panels(artifacts, learned, fold.end)
     trained = load_forecaster(artifacts, learned, fold)
     ends = fold.window_ends(known, fold.start, fold.end, learned.horizon)
     if not len(ends):
@@ -193,6 +200,7 @@ def forecasts(
     return dg.MaterializeResult(
         metadata={
             "scores out of sample": frame(scores),
+            "inputs outside the training range": _shares(trained.scaler.outside_share(known.values[ends])),
             "PIT": picture(pit_histogram(ordered[FORECASTER], f"Forecaster's PIT, {title}"), "PIT"),
             "coverage": picture(reliability(ordered, f"Coverage, {title}"), "coverage"),
             "dagster/partition_row_count": len(rows),
@@ -200,6 +208,12 @@ def forecasts(
         },
         data_version=dg.DataVersion(commit.data_versions[FORECASTS.name][context.partition_key]),
     )
+
+
+def _shares(outside: Mapping[str, float]) -> dg.MarkdownMetadataValue:
+    """Share of the bars at which an input is beyond what the scaler saw in training; all inputs that ever are."""
+    beyond = [{"input": name, "share of bars": share} for name, share in outside.items() if share > 0]
+    return frame(pd.DataFrame(beyond, columns=["input", "share of bars"]).sort_values("share of bars", ascending=False))
 
 
 @dg.asset_check(asset=forecasts, blocking=True)

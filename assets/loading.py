@@ -6,6 +6,7 @@ model trained on other rows, or with other settings, is not found instead of bei
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,7 +24,9 @@ from atlas_pipeline.config import (
     TrainingSettings,
     digest_of,
 )
-from atlas_pipeline.features.registry import FEATURES, MODEL_INPUTS, VOLATILITY
+from atlas_pipeline.features.model_inputs import set_columns
+from atlas_pipeline.features.registry import FEATURES
+from atlas_pipeline.features.relative import VOLATILITY
 from atlas_pipeline.market.adjustment import DIVIDEND, SPLIT
 from atlas_pipeline.market.bars import BARS
 from resources.artifacts import Artifacts
@@ -36,15 +39,17 @@ if TYPE_CHECKING:
     from resources.lake import Lake
     from resources.warehouse import Warehouse
 
-CODE_VERSION = "2"
+CODE_VERSION = "3"
 """Of everything that is learned; raised when the code would learn something else from the same rows."""
 
 PATHS_FILE = "paths.safetensors"
 POLICY_FILE = "policy.safetensors"
 
 
-def model_rows(lake: Lake, start: datetime, end: datetime, snapshot: int | None = None) -> Panel:
-    """Read the model inputs, prices, trailing volatility, splits and dividends of all bars in [start, end)."""
+def model_rows(
+    lake: Lake, start: datetime, end: datetime, features: Sequence[str], snapshot: int | None = None
+) -> Panel:
+    """Read these features, prices, trailing volatility, splits and dividends of all bars in [start, end)."""
     from atlas_pipeline.windows.panel import Panel
 
     inputs = lake.read(
@@ -52,21 +57,23 @@ def model_rows(lake: Lake, start: datetime, end: datetime, snapshot: int | None 
         start=start,
         end=end,
         snapshot=snapshot,
-        columns=[*FEATURES.key, *MODEL_INPUTS, VOLATILITY.name, SPLIT.name, DIVIDEND.name],
+        columns=list(dict.fromkeys([*FEATURES.key, *features, VOLATILITY.name, SPLIT.name, DIVIDEND.name])),
     )
     columns = [*BARS.key, "open", "high", "low", "close", "volume"]
     prices = lake.read(BARS, start=start, end=end, snapshot=snapshot, columns=columns)
     rows = inputs.merge(prices, on=list(BARS.key), validate="one_to_one")
-    return Panel.from_frame(rows, MODEL_INPUTS, volatility=VOLATILITY.name)
+    return Panel.from_frame(rows, features, volatility=VOLATILITY.name)
 
 
-def open_panels(artifacts: Artifacts, before: datetime) -> Panel:
-    """Open every year's panel up to an instant; rows at or after it are never returned.
+def open_panels(artifacts: Artifacts, config: Config, before: datetime) -> Panel:
+    """Open the columns that this configuration reads of every year's panel up to an instant.
+
+    Rows at or after it are never returned, and columns of other sets neither: nothing of them is in a digest.
 
     Raises
     ------
     dagster.Failure
-        Where a year's panel is missing or damaged, named with the remedy.
+        Where a year's panel is missing, damaged or lacks a column, named with the remedy.
     """
     from atlas_pipeline.windows.panel import Panel, PanelError
 
@@ -79,11 +86,12 @@ def open_panels(artifacts: Artifacts, before: datetime) -> Panel:
             allow_retries=False,
         )
     with permanent(PanelError):
-        return Panel.open([artifacts.panel_path(year) for year in years], before=before)
+        paths = [artifacts.panel_path(year) for year in years]
+        return Panel.open(paths, before=before, features=set_columns(config.features))
 
 
 def snapshot_of(warehouse: Warehouse, known: Panel, before: datetime) -> int:
-    """Return the lake's snapshot that holds exactly the panels' rows: from it all can be learned again.
+    """Return the lake's snapshot that holds exactly the panels' rows and columns: from it all can be learned again.
 
     Raises
     ------
@@ -94,7 +102,7 @@ def snapshot_of(warehouse: Warehouse, known: Panel, before: datetime) -> int:
 
     with warehouse.session() as lake:
         snapshot = lake.snapshot()
-        rows = model_rows(lake, EPOCH, before, snapshot)
+        rows = model_rows(lake, EPOCH, before, known.features, snapshot)
     if rows.sha256() != known.sha256():
         raise dg.Failure(
             f"the panels before {before:%Y-%m-%d} are not made of the features and bars as they are stored now "
@@ -121,7 +129,7 @@ def load_forecaster(artifacts: Artifacts, config: Config, fold: Fold) -> Trained
     from atlas_pipeline.training.bundle import TrainedForecaster
     from atlas_pipeline.training.errors import CorruptCheckpointError
 
-    folder = forecaster_folder(artifacts, config, str(fold.year), open_panels(artifacts, fold.fit_end))
+    folder = forecaster_folder(artifacts, config, str(fold.year), open_panels(artifacts, config, fold.fit_end))
     if not folder.exists():
         raise dg.Failure(
             f"no forecaster of fold {fold.year} was trained with these settings on these rows: "
@@ -162,7 +170,7 @@ def load_paths(artifacts: Artifacts, config: Config, fold: Fold) -> tuple[list[M
     from atlas_pipeline.training.errors import CorruptCheckpointError
 
     trained = load_forecaster(artifacts, config, fold)
-    known = open_panels(artifacts, fold.end)
+    known = open_panels(artifacts, config, fold.end)
     file = paths_file(artifacts, config, str(fold.year), trained.base_hash, known.sha256())
     if not file.exists():
         raise dg.Failure(

@@ -77,7 +77,7 @@ def paper_ledger(
     traded = 0
     with warehouse.session() as lake, permanent(LedgerError, FloatingPointError, ValueError):
         state = restore(LEDGER, *(ledger_rows(lake, table) for table in (EQUITY, DECISIONS, EXPERIENCE)))
-        rows = model_rows(lake, EPOCH, now + ONE_MICROSECOND)
+        rows = model_rows(lake, EPOCH, now + ONE_MICROSECOND, live.features)
         first = datetime.fromisoformat(version.tags["trades_from"])
         if state.bar is not None:
             first = (EPOCH + timedelta(microseconds=state.bar)) + ONE_MICROSECOND

@@ -56,7 +56,7 @@ def embeddings(
 
     learned = config.load()
     fold = Fold(int(context.partition_key), learned)
-    known = open_panels(artifacts, fold.end)
+    known = open_panels(artifacts, learned, fold.end)
     trained = load_forecaster(artifacts, learned, fold)
     ends = fold.window_ends(known, fold.policy_start, fold.end)
     said = forecast(known, trained, ends, compute.inference())
@@ -127,7 +127,7 @@ def policy(
     fold = Fold(int(context.partition_key), learned)
     paths, base_hash = load_paths(artifacts, learned, fold)
     file = policy_file(artifacts, learned, fold, paths)
-    snapshot = snapshot_of(warehouse, open_panels(artifacts, fold.end), fold.end)
+    snapshot = snapshot_of(warehouse, open_panels(artifacts, learned, fold.end), fold.end)
     tags = {
         "snapshot": str(snapshot),
         "code_version": CODE_VERSION,

@@ -80,7 +80,7 @@ def register_base(
     """Register forecaster and policy as a base with an empty adapter; the first ever is live at once."""
     from atlas_pipeline.adaptation.serving import LivePolicy
 
-    folder = forecaster_folder(artifacts, config, str(fold.year), open_panels(artifacts, fold.fit_end))
+    folder = forecaster_folder(artifacts, config, str(fold.year), open_panels(artifacts, config, fold.fit_end))
     live = LivePolicy.load(folder, file, None, "")
     version = tracking.register(
         MODEL,

@@ -18,17 +18,22 @@ import yaml
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
+ScalerKind = Literal["robust", "min_max", "instance"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class DataSettings:
-    """Windows, labels and the fold's split.
+    """What is read, windows, labels and the fold's split.
 
-    ``horizon`` is in bars. ``volatility_decay`` is the RiskMetrics lambda of the trailing volatility that
-    locations and scales are multiples of (RiskMetrics Technical Document, 4th ed., 1996, sec. 5.3).
+    ``features`` names the set whose columns the model reads (``features.model_inputs``); ``scaler`` says how they are
+    scaled (``windows.scaler``). ``horizon`` is in bars. ``volatility_decay`` is the RiskMetrics lambda of the trailing
+    volatility that locations and scales are multiples of (RiskMetrics Technical Document, 4th ed., 1996, sec. 5.3).
     ``policy_years`` lie between the last label the forecaster is fitted on and the fold's year.
     ``validation_fraction`` is the newest share of the fitting rows, split off with an embargo of ``horizon`` bars.
     """
 
+    features: str = "relative"
+    scaler: ScalerKind = "robust"
     seq_length: int = 512
     horizon: int = 1
     volatility_decay: float = 0.94
@@ -38,7 +43,7 @@ class DataSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSettings:
-    """The network."""
+    """The network; ``feature_size`` is the number of columns of the set it reads."""
 
     backbone: Literal["patchtst"] = "patchtst"
     head: Literal["student_t", "gaussian"] = "student_t"
@@ -171,6 +176,8 @@ class Config(
             if not condition:
                 raise ValueError(f"Config.{field}={getattr(self, field)!r}: {remedy}")
 
+        kinds = get_args(ScalerKind)
+        require(self.scaler in kinds, "scaler", f"use one of {', '.join(kinds)}")
         require(self.horizon >= 1, "horizon", "a label needs at least one future bar; use 1 or more")
         require(0 < self.stride <= self.patch_length, "stride", "use 1 to patch_length")
         require(
@@ -258,22 +265,35 @@ def _read(path: Path) -> dict[str, Any]:
     return content
 
 
-def load_config(name: str | Path, **overrides: Any) -> Config:
-    """The experiment or use preset of this name in ``configs/`` (or at this path), with overrides on top.
+def experiment_settings(name: str | Path, **overrides: Any) -> dict[str, Any]:
+    """What the experiment or use preset of this name in ``configs/`` (or at this path) states, and the overrides.
+
+    What neither states is not in it: it has its default in ``Config``.
 
     Raises
     ------
     FileNotFoundError
         Where there is none of this name; the message lists those there are.
     ValueError
-        Where a setting is unknown or cannot work.
+        Where a setting is unknown.
     """
     path = Path(name) if str(name).endswith(".yaml") else CONFIGS / "experiments" / f"{name}.yaml"
     settings = {**_read(path), **overrides}
     unknown = sorted(settings.keys() - {f.name for f in dataclasses.fields(Config)})
     if unknown:
         raise ValueError(f"{path}: unknown settings {unknown}; see atlas_pipeline.config.Config for the known ones")
-    return Config(**settings)
+    return settings
+
+
+def load_config(name: str | Path, **overrides: Any) -> Config:
+    """The experiment or use preset of this name, with overrides on top; errors as of ``experiment_settings``.
+
+    Raises
+    ------
+    ValueError
+        Where a setting cannot work.
+    """
+    return Config(**experiment_settings(name, **overrides))
 
 
 def hardware_preset(name: str) -> Hardware:

@@ -298,7 +298,7 @@ def traded_home(prepared: Prepared, fold_home: Path) -> Path:
         live = load_version(champion_version(pipeline.tracking), pipeline.artifacts)
         end = datetime.fromisoformat(CLOCK) + timedelta(microseconds=1)
         with pipeline.warehouse.session() as lake:
-            rows = model_rows(lake, EPOCH, end)
+            rows = model_rows(lake, EPOCH, end, live.features)
             paths = live.market_paths(
                 rows, datetime(2007, 1, 1, tzinfo=UTC), end, pipeline.resources["compute"].hardware()
             )

@@ -8,9 +8,11 @@ from atlas_pipeline.config import (
     CONFIGS,
     AdaptationSettings,
     Config,
+    DataSettings,
     ModelSettings,
     PPOSettings,
     TrainingSettings,
+    experiment_settings,
     hardware_preset,
     hardware_presets,
     load_config,
@@ -45,6 +47,11 @@ def test_a_section_s_digest_moves_with_its_own_settings_only() -> None:
     assert before.digest() != after.digest()
 
 
+def test_what_is_read_and_how_it_is_scaled_is_part_of_the_data() -> None:
+    digests = {config.digest(DataSettings) for config in (Config(), Config(features="a20"), Config(scaler="min_max"))}
+    assert len(digests) == 3
+
+
 def test_execution_is_not_part_of_what_is_learned() -> None:
     assert Config(use_amp=False, gradient_checkpointing=False).digest() == Config().digest()
 
@@ -52,6 +59,7 @@ def test_execution_is_not_part_of_what_is_learned() -> None:
 @pytest.mark.parametrize(
     ("settings", "culprit"),
     [
+        ({"scaler": "quantile"}, "scaler='quantile': use one of robust, min_max, instance"),
         ({"horizon": 0}, "horizon=0"),
         ({"stride": 0}, "stride=0"),
         ({"seq_length": 500}, "seq_length=500"),
@@ -77,6 +85,12 @@ def test_every_experiment_loads() -> None:
 def test_unknown_experiment_lists_the_known_ones() -> None:
     with pytest.raises(FileNotFoundError, match="daily_indices"):
         load_config("weekly_butterflies")
+
+
+def test_an_experiment_s_settings_are_those_that_are_stated() -> None:
+    stated = experiment_settings("daily_indices", max_epochs=3)
+    assert stated["max_epochs"] == 3 and "feature_size" not in stated
+    assert Config(**stated) == load_config("daily_indices", max_epochs=3)
 
 
 def test_unknown_setting_is_refused() -> None:

@@ -43,7 +43,7 @@ def contest(
     candidate, champion
         Policies as they would trade; the frozen base is the candidate's own, with an empty adapter.
     panel
-        Model inputs and prices; of it bars in [created_at, end) are traded.
+        Prices, and the features that either reads; of it bars in [created_at, end) are traded.
     created_at
         Bar at which the candidate was made (UTC); its own experience ends there.
     end
@@ -75,7 +75,7 @@ def contest(
             if name != "candidate":
                 raise
             paths[name] = None
-    paths = {name: None if own is None else _on_common_bars(own) for name, own in paths.items()}
+    paths = _on_common_bars(paths)
     seen = paths["champion"]
     if not seen or len(seen[0]) < 2:
         raise ValueError(f"no two bars from {created_at} to {end} to judge on: wait for more")
@@ -88,9 +88,15 @@ def contest(
     return Contest(decision, results, seen[0].available_at)
 
 
-def _on_common_bars(paths: list[MarketPath]) -> list[MarketPath]:
-    """Leave out the bars that not every symbol has: a bar that validation refused must not stop the gate."""
-    if not paths:
-        return paths
-    common = set.intersection(*(set(path.available_at.tolist()) for path in paths))
-    return [path.only(np.isin(path.available_at, list(common))) for path in paths]
+def _on_common_bars(paths: Mapping[str, list[MarketPath] | None]) -> dict[str, list[MarketPath] | None]:
+    """Leave out the bars that not every contender sees of every symbol.
+
+    A bar that validation refused must not stop the gate, nor one at which a feature that one contender reads has no
+    value.
+    """
+    seen = [set(path.available_at.tolist()) for own in paths.values() for path in own or []]
+    common = list(set.intersection(*seen)) if seen else []
+    return {
+        name: None if own is None else [path.only(np.isin(path.available_at, common)) for path in own]
+        for name, own in paths.items()
+    }

@@ -22,8 +22,8 @@ from atlas_pipeline.adaptation.replay import PrioritizedReplayBuffer
 from atlas_pipeline.adaptation.serving import LivePolicy
 from atlas_pipeline.config import Config, Hardware
 from atlas_pipeline.training.hardware import Compute, settings
-from atlas_pipeline.windows.index import gather
 from atlas_pipeline.windows.panel import Panel
+from atlas_pipeline.windows.scaled_windows import ScaledWindows
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -78,7 +78,7 @@ def update_adapter(
         Rows of EXPERIENCE of one ledger up to the step the adapter is named by, and no later ones; with all
         the steps that the buffer holds.
     panel
-        Model inputs; of it only windows that end at a step's bar are read.
+        Holds the features the base reads; only windows that end at a step's bar are read.
     live
         What is continued: base, heads and adapter.
     replay
@@ -104,6 +104,7 @@ def update_adapter(
     FloatingPointError
         Where a loss, a gradient or a network's output is not finite.
     """
+    panel = panel.select(live.features)
     steps = Experience.of(experience, panel, live.forecaster.config.seq_length)
     env_step = int(steps.env_step.max())
     generator = np.random.default_rng([seed, env_step])
@@ -161,11 +162,11 @@ def _learner(
     network = copy.deepcopy(live.forecaster.model).requires_grad_(False)
     network._modules["backbone"] = attach(network.backbone, config, live.adapter, seed)
     heads = copy.deepcopy(live.actor_critic).requires_grad_(False)
-    inputs = torch.from_numpy(live.forecaster.scaler.transform(panel.values)).to(compute.device)
-    seq_length = live.forecaster.config.seq_length
+    base = live.forecaster
+    inputs = ScaledWindows(panel, steps.ends, base.scaler, base.fold, base.config.seq_length, compute.device)
 
     def windows(rows: npt.NDArray[np.int64]) -> Tensor:
-        return gather(inputs, torch.from_numpy(steps.ends[rows]).to(compute.device), seq_length)
+        return inputs(torch.from_numpy(steps.ends[rows]).to(compute.device))
 
     batch = AUTOMATIC_BATCH if hardware.batch_size == "auto" else hardware.batch_size
     return AdapterLearner(

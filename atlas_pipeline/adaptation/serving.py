@@ -116,6 +116,11 @@ class LivePolicy:
         """Of the forecaster's weights."""
         return self.forecaster.base_hash
 
+    @property
+    def features(self) -> tuple[str, ...]:
+        """Columns of a panel that the base reads."""
+        return self.forecaster.scaler.features
+
     @cached_property
     def policy_sha256(self) -> str:
         """Of the actor-critic's weights."""
@@ -154,7 +159,7 @@ class LivePolicy:
         Parameters
         ----------
         panel
-            Model inputs; reaches ``seq_length`` bars back before ``start``.
+            Holds the features the base reads; reaches ``seq_length`` bars back before ``start``.
         start, end
             Instants (UTC); None is unbounded.
         hardware
@@ -170,7 +175,7 @@ class LivePolicy:
         """
         if of_base is not None and not self.adapter.tensors:
             return of_base
-        ends = window_ends(panel, self.forecaster.config.seq_length)
+        ends = window_ends(panel.select(self.features), self.forecaster.config.seq_length)
         instants = panel.available_at[ends]
         chosen = np.ones(len(ends), bool)
         if start is not None:

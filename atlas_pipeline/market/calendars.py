@@ -16,6 +16,9 @@ from atlas_pipeline.market.intervals import Interval, parse_interval
 
 XNYS = "XNYS"
 
+LONGEST_CLOSURE = timedelta(days=14)
+"""Twice the longest closure of the exchanges since 1945. Bars further apart have a hole between them."""
+
 # Building an exchange's calendar costs a fifth of a second, however long it is: one spans all that is asked.
 _FIRST_YEAR, _LAST_YEAR = 1950, 2049
 _MINUTE = 60_000_000

@@ -18,7 +18,7 @@ from atlas_pipeline.models.forecaster import Forecaster
 from atlas_pipeline.training.checkpoint import read_tensors, tensors_digest, write_tensors
 from atlas_pipeline.training.errors import CorruptCheckpointError
 from atlas_pipeline.whole_file import flush
-from atlas_pipeline.windows.scaler import RobustScaler
+from atlas_pipeline.windows.scaler import Scaler, ScalerLeakError, restore
 
 WEIGHTS = "weights.safetensors"
 SCALER = "scaler.safetensors"
@@ -36,7 +36,8 @@ class TrainedForecaster:
     model
         In evaluation mode.
     scaler
-        Fitted on the fold's training rows; names the input features in their order.
+        Fitted on the fold's training rows; names the input features in their order. What is beyond its range is cut
+        or flagged as it says.
     config
         What was learned.
     fold
@@ -48,15 +49,27 @@ class TrainedForecaster:
         seconds, bytes.
     checkpoint
         The state the fit left behind; of no use once the bundle is where it is kept.
+
+    Raises
+    ------
+    ScalerLeakError
+        Where the scaler was fitted for another fold.
     """
 
     model: Forecaster
-    scaler: RobustScaler
+    scaler: Scaler
     config: Config
     fold: int
     symbols: tuple[str, ...]
     metrics: dict[str, Any]
     checkpoint: Path | None = field(default=None)
+
+    def __post_init__(self) -> None:
+        if self.scaler.fold != self.fold:
+            raise ScalerLeakError(
+                f"a forecaster of fold {self.fold} is given the scaler of fold {self.scaler.fold}: "
+                f"fit a scaler on the training rows of fold {self.fold}"
+            )
 
     @cached_property
     def base_hash(self) -> str:
@@ -76,11 +89,9 @@ class TrainedForecaster:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
         base_hash = write_tensors(temporary / WEIGHTS, dict(self.model.named_parameters()), {})
-        scaler_hash = write_tensors(
-            temporary / SCALER,
-            {"centre": torch.from_numpy(self.scaler.centre), "scale": torch.from_numpy(self.scaler.scale)},
-            {"features": self.scaler.features, "clip": self.scaler.clip},
-        )
+        arrays, record = self.scaler.state()
+        tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+        scaler_hash = write_tensors(temporary / SCALER, tensors, record)
         about = {
             "base_hash": base_hash,
             "scaler_hash": scaler_hash,
@@ -110,7 +121,8 @@ class TrainedForecaster:
         Raises
         ------
         CorruptCheckpointError
-            Where a file is missing or damaged, or the weights are not those the configuration names.
+            Where a file is missing or damaged, the weights are not those the configuration names, or the scaler is of
+            another fold or of a kind that is not known.
         """
         try:
             about = json.loads((directory / CONFIG).read_text())
@@ -121,7 +133,7 @@ class TrainedForecaster:
                 f"{directory} is no complete bundle ({type(error).__name__}: {error}): {_REMEDY}"
             ) from error
         weights, _ = read_tensors(directory / WEIGHTS, _REMEDY)
-        scaling, scaler = read_tensors(directory / SCALER, _REMEDY)
+        scaling, record = read_tensors(directory / SCALER, _REMEDY)
         for name, tensors, expected in (
             (WEIGHTS, weights, about["base_hash"]),
             (SCALER, scaling, about["scaler_hash"]),
@@ -131,16 +143,8 @@ class TrainedForecaster:
         model = Forecaster(config)
         model.load_state_dict(weights)
         model.eval()
-        return cls(
-            model=model,
-            scaler=RobustScaler(
-                features=tuple(scaler["features"]),
-                centre=scaling["centre"].numpy(),
-                scale=scaling["scale"].numpy(),
-                clip=scaler["clip"],
-            ),
-            config=config,
-            fold=about["fold"],
-            symbols=tuple(about["symbols"]),
-            metrics=metrics,
-        )
+        try:
+            scaler = restore({name: tensor.numpy() for name, tensor in scaling.items()}, record)
+            return cls(model, scaler, config, about["fold"], tuple(about["symbols"]), metrics)
+        except (ValueError, ScalerLeakError) as error:
+            raise CorruptCheckpointError(f"{directory / SCALER}: {error}; {_REMEDY}") from error

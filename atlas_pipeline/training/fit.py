@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from atlas_pipeline.config import Config, DataSettings, Hardware, ModelSettings, TrainingSettings
+from atlas_pipeline.features.model_inputs import set_columns
 from atlas_pipeline.models.forecaster import Forecaster
 from atlas_pipeline.training.bundle import TrainedForecaster
 from atlas_pipeline.training.hardware import peak_memory, physical_batch, settings
@@ -19,7 +20,8 @@ from atlas_pipeline.training.loop import LabelledWindows, Loop, Progress
 from atlas_pipeline.windows.folds import Fold
 from atlas_pipeline.windows.index import density_unit, labels
 from atlas_pipeline.windows.panel import Panel
-from atlas_pipeline.windows.scaler import RobustScaler
+from atlas_pipeline.windows.scaled_windows import ScaledWindows
+from atlas_pipeline.windows.scaler import SCALERS
 
 
 def fit_forecaster(
@@ -31,6 +33,7 @@ def fit_forecaster(
     progress: Callable[[Progress], None] | None = None,
     metrics: Callable[[int, dict[str, float]], None] | None = None,
     *,
+    features: Sequence[str] | None = None,
     checkpoint_seconds: float = 20.0,
 ) -> TrainedForecaster:
     """Fit a forecaster on the windows whose labels are known before the fold's ``fit_end``.
@@ -40,7 +43,7 @@ def fit_forecaster(
     Parameters
     ----------
     panel
-        Model inputs; rows at or after ``fold.fit_end`` are left out here, whatever it holds.
+        Holds the columns that are read; rows at or after ``fold.fit_end`` are left out here, whatever it holds.
     fold
         Decides the rows.
     config
@@ -53,6 +56,9 @@ def fit_forecaster(
         Called after each optimizer step; and once an epoch with its number and ``train/nll_loss``,
         ``train/variance`` (percent squared), ``val/nll_loss`` (nats, of the return in percent),
         ``val/coverage_95`` (share), ``learning_rate``, ``windows_per_second``.
+    features
+        Columns of the panel that the forecaster reads: for inputs of one's own. None reads the set
+        ``config.features``.
     checkpoint_seconds
         Within an epoch a checkpoint is written no oftener than this; after an epoch always.
 
@@ -64,18 +70,23 @@ def fit_forecaster(
         Where the loss becomes NaN or infinite.
     CorruptCheckpointError
         Where the checkpoint it would go on from is damaged.
+    PanelError
+        Where the panel lacks a column.
+    ScalerLeakError
+        Where a column has no value in the training rows.
     ValueError
-        Where the panel does not have ``config.feature_size`` features, or the hardware is not there.
+        Where there is no such set, it does not have ``config.feature_size`` columns, or the hardware is not there.
     """
-    if len(panel.features) != config.feature_size:
+    names = set_columns(config.features) if features is None else tuple(features)
+    if len(names) != config.feature_size:
         raise ValueError(
-            f"the panel has {len(panel.features)} features {panel.features}, Config.feature_size="
-            f"{config.feature_size}: set it to the number of model inputs"
+            f"Config.feature_size={config.feature_size}, and {len(names)} columns are to be read, {', '.join(names)}: "
+            f"set feature_size={len(names)}, or choose other features"
         )
     began = time.monotonic()
-    panel = panel.before(fold.fit_end)
+    panel = panel.select(names).before(fold.fit_end)
     split = fold.split(panel)
-    scaler = RobustScaler.fit(panel.before(split.train_end), split)
+    scaler = SCALERS[config.scaler].fit(panel.before(split.train_end), split)
     learned = config.digest(DataSettings, ModelSettings, TrainingSettings)
     key = hashlib.sha256(f"{fold.year} {learned} {panel.sha256()}".encode()).hexdigest()[:16]
     checkpoint = checkpoint_dir / f"forecaster-{fold.year}-{key}.safetensors"
@@ -84,13 +95,14 @@ def fit_forecaster(
         torch.manual_seed(config.seed)
         model = Forecaster(config).to(compute.device)
         model.backbone.gradient_checkpointing = compute.gradient_checkpointing
-        values = torch.from_numpy(scaler.transform(panel.values)).to(compute.device)
+        every = np.concatenate([split.train, split.validation])
+        inputs = ScaledWindows(panel, every, scaler, fold.year, config.seq_length, compute.device)
 
         def windows(ends: NDArray[np.int64]) -> LabelledWindows:
             unit = density_unit(panel, ends, config.horizon)
             target = labels(panel, ends, config.horizon) / unit
             return LabelledWindows(
-                values=values,
+                inputs=inputs,
                 ends=torch.from_numpy(ends).to(compute.device),
                 target=torch.from_numpy(target.astype(np.float32)).to(compute.device),
                 unit=torch.from_numpy(unit.astype(np.float32)).to(compute.device),
@@ -117,6 +129,7 @@ def fit_forecaster(
             "val/nll_loss": loop.position.best_loss,
             "training_windows": len(split.train),
             "validation_windows": len(split.validation),
+            "validation_outside_training_range": scaler.outside_share(panel.values[split.validation]),
             "physical_batch": loop.batch,
             "precision": hardware.precision,
             "device": compute.device.type,

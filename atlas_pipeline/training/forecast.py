@@ -13,8 +13,9 @@ from atlas_pipeline.config import Hardware
 from atlas_pipeline.training.bundle import TrainedForecaster
 from atlas_pipeline.training.density import DensityForecast
 from atlas_pipeline.training.hardware import settings
-from atlas_pipeline.windows.index import density_unit, gather, window_ends
+from atlas_pipeline.windows.index import density_unit
 from atlas_pipeline.windows.panel import Panel
+from atlas_pipeline.windows.scaled_windows import ScaledWindows
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,42 +32,33 @@ def forecast(panel: Panel, trained: TrainedForecaster, ends: NDArray[np.int64], 
     Parameters
     ----------
     panel
-        Model inputs, with the features the forecaster was fitted on.
+        Holds at least the features the forecaster was fitted on.
     trained
         The forecaster; its scaler is applied here.
     ends
-        Rows of the panel that end a valid window, int64 [n].
+        Rows of the panel that end a valid window of these features, int64 [n].
     hardware
         How it is run. Use precision float32 where a batch and a single window must agree closely.
 
     Raises
     ------
     ValueError
-        Where the panel has other features, or a row does not end a valid window.
+        Where a row does not end a valid window.
+    PanelError
+        Where the panel lacks a feature.
     """
     config = trained.config
-    if panel.features != trained.scaler.features:
-        raise ValueError(
-            f"the panel has features {panel.features}, the forecaster was fitted on "
-            f"{trained.scaler.features}: fit it again, or open the panel it belongs to"
-        )
-    invalid = np.setdiff1d(ends, window_ends(panel, config.seq_length))
-    if invalid.size:
-        raise ValueError(
-            f"{invalid.size} rows, the first {invalid[0]}, do not end a valid window of {config.seq_length} "
-            "bars: take them from window_ends"
-        )
     embeddings = np.empty((len(ends), config.d_model), np.float32)
     outputs = np.empty((3, len(ends)))
     batch = 64 if hardware.batch_size == "auto" else hardware.batch_size
     with settings(hardware) as compute, torch.inference_mode():
         model = trained.model.to(compute.device).eval()
-        values = torch.from_numpy(trained.scaler.transform(panel.values)).to(compute.device)
+        windows = ScaledWindows(panel, ends, trained.scaler, trained.fold, config.seq_length, compute.device)
         for begin in range(0, len(ends), batch):
             chosen = slice(begin, begin + batch)
             rows = torch.from_numpy(ends[chosen]).to(compute.device)
             with compute.autocast():
-                embedding, density = model(gather(values, rows, config.seq_length))
+                embedding, density = model(windows(rows))
             df = torch.full_like(density.scale, math.inf) if density.df is None else density.df
             embeddings[chosen] = embedding.cpu().numpy()
             outputs[:, chosen] = torch.stack([density.location, density.scale, df]).cpu().numpy()

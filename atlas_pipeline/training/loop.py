@@ -25,7 +25,6 @@ from atlas_pipeline.training.density import DensityForecast, coverage, nll, pit
 from atlas_pipeline.training.errors import CorruptCheckpointError
 from atlas_pipeline.training.hardware import Compute
 from atlas_pipeline.training.schedule import WeightAverage, cosine_with_warmup, load_parameters
-from atlas_pipeline.windows.index import gather
 
 # Without gradients four times as many windows fit.
 EVALUATION_FACTOR = 4
@@ -49,12 +48,12 @@ class Progress:
 
 @dataclass(frozen=True, eq=False)
 class LabelledWindows:
-    """Windows and labels as tensors on the device; windows are cut out of ``values`` when they are needed.
+    """Windows and labels on the device.
 
     Attributes
     ----------
-    values
-        Scaled inputs, float32 [rows, features].
+    inputs
+        Gives what the network reads of the windows that end at these rows, float32 [n, seq_length, features].
     ends
         Rows that end a window, int64 [n].
     target
@@ -63,7 +62,7 @@ class LabelledWindows:
         That unit, percent, float32 [n].
     """
 
-    values: Tensor
+    inputs: Callable[[Tensor], Tensor]
     ends: Tensor
     target: Tensor
     unit: Tensor
@@ -182,7 +181,7 @@ class Loop:
 
     def loss(self, windows: LabelledWindows, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return objective, NLL (nats) and variance (percent squared), summed over the windows ``rows``."""
-        x = gather(windows.values, windows.ends[rows], self.config.seq_length)
+        x = windows.inputs(windows.ends[rows])
         with self.compute.autocast():
             _, density = self.forward(x)
         relative = density_nll(density, windows.target[rows])
@@ -267,7 +266,7 @@ class Loop:
         for rows in torch.arange(len(self.validation), device=self.validation.ends.device).split(
             EVALUATION_FACTOR * self.batch
         ):
-            x = gather(self.validation.values, self.validation.ends[rows], self.config.seq_length)
+            x = self.validation.inputs(self.validation.ends[rows])
             with self.compute.autocast():
                 _, density = self.forward(x)
             df = torch.full_like(density.scale, math.inf) if density.df is None else density.df

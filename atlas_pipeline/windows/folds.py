@@ -28,7 +28,7 @@ class InsufficientHistoryError(RuntimeError):
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Window ends (int64 row numbers) to train and to validate on; ``train_end`` bounds the training rows.
+    """A fold's window ends (int64 row numbers) to train and to validate on; ``train_end`` bounds the training rows.
 
     Every training label is known before ``train_end``; every validation window ends at or after it.
     """
@@ -36,6 +36,7 @@ class Split:
     train: NDArray[np.int64]
     validation: NDArray[np.int64]
     train_end: datetime
+    fold: int
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ class Fold:
         train = ends[purged]
         if len(train) < MINIMUM_STEPS * config.effective_batch_size or len(validation) < MINIMUM_VALIDATION:
             raise self._insufficient(panel, len(train), len(validation))
-        return Split(train, validation, EPOCH + timedelta(microseconds=boundary))
+        return Split(train, validation, EPOCH + timedelta(microseconds=boundary), self.year)
 
     def _insufficient(self, panel: Panel, train: int, validation: int) -> InsufficientHistoryError:
         config = self.config
@@ -103,6 +104,10 @@ class Fold:
         if len(panel):
             first = EPOCH + timedelta(microseconds=int(panel.available_at.min()))
             history = f"{len(panel)} rows from {first:%Y-%m-%d}"
+            known = np.isfinite(panel.values)
+            absent = [name for place, name in enumerate(panel.features) if not known[:, place].any()]
+            if absent:
+                history += f", none with a value of {', '.join(absent)}"
         else:
             history = "no rows"
         return InsufficientHistoryError(
@@ -110,5 +115,5 @@ class Fold:
             f"bars have labels before {self.fit_end:%Y-%m-%d} ({history}); {needed} and {MINIMUM_VALIDATION} "
             f"are needed ({MINIMUM_STEPS} effective batches of {config.effective_batch_size}). Choose a "
             f"later fold, ingest earlier bars, or reduce seq_length, policy_years ({config.policy_years}) or "
-            "batch_size"
+            "batch_size; where a feature has no value, choose another set of features"
         )

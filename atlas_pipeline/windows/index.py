@@ -5,27 +5,28 @@ Splits in time live in ``folds``; nothing here knows years.
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from atlas_pipeline.market.calendars import LONGEST_CLOSURE
 from atlas_pipeline.windows.panel import CLOSE, Panel
 
 if TYPE_CHECKING:
     import torch
 
-LONGEST_CLOSURE = 14 * 24 * 3600 * 1_000_000
-"""Microseconds; twice the longest closure of the exchanges since 1945. Bars further apart have a hole between them."""
-
 
 def window_ends(panel: Panel, seq_length: int, horizon: int | None = None) -> NDArray[np.int64]:
     """Find the rows that end a valid window: one symbol, no missing value or hole in time, a known volatility.
 
+    An infinite value counts as missing.
+
     Parameters
     ----------
     panel
-        The rows.
+        The rows, with the columns that are read and no others: each of them must have a value; see ``Panel.select``.
     seq_length
         Bars a window.
     horizon
@@ -39,12 +40,13 @@ def window_ends(panel: Panel, seq_length: int, horizon: int | None = None) -> ND
     rows = len(panel)
     if rows < seq_length:
         return np.empty(0, np.int64)
-    missing = np.isnan(panel.values).any(axis=1)
+    missing = ~np.isfinite(panel.values).all(axis=1)
     before = np.concatenate([[0], np.cumsum(missing)])
     ends = np.arange(seq_length - 1, rows, dtype=np.int64)
     starts = ends - (seq_length - 1)
     valid = (panel.symbol[starts] == panel.symbol[ends]) & (before[ends + 1] == before[starts])
-    hole = (np.diff(panel.available_at) > LONGEST_CLOSURE) & (panel.symbol[1:] == panel.symbol[:-1])
+    longest = LONGEST_CLOSURE // timedelta(microseconds=1)
+    hole = (np.diff(panel.available_at) > longest) & (panel.symbol[1:] == panel.symbol[:-1])
     holes = np.concatenate([[0], np.cumsum(hole)])
     valid &= holes[ends] == holes[starts]
     # A NaN volatility compares false.

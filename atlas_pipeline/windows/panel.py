@@ -6,6 +6,7 @@ in it is decided in ``features``; which rows make a window in ``index``.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import struct
@@ -189,6 +190,28 @@ class Panel:
         }
         return cls(symbols=symbols, features=features, **{name: array[order] for name, array in arrays.items()})
 
+    def select(self, features: Sequence[str]) -> Panel:
+        """Keep these columns of ``values``, in this order; this panel itself where they are all it has.
+
+        Only their values are copied; everything else stays where it is, in the mapped file as well.
+
+        Raises
+        ------
+        PanelError
+            Where it lacks one of them.
+        """
+        names = tuple(features)
+        if names == self.features:
+            return self
+        missing = [name for name in names if name not in self.features]
+        if missing:
+            raise PanelError(
+                f"the panel lacks {missing}, it holds {list(self.features)}: materialize features and panel of its "
+                "years again, or choose another set of features"
+            )
+        values = np.asarray(self.values).take([self.features.index(name) for name in names], axis=1)
+        return dataclasses.replace(self, features=names, values=values)
+
     def before(self, instant: datetime | None) -> Panel:
         """Keep the rows known strictly before an instant; this panel itself where that is all of them."""
         if instant is None:
@@ -237,7 +260,9 @@ class Panel:
         return content
 
     @classmethod
-    def open(cls, paths: Path | Sequence[Path], before: datetime | None = None) -> Panel:
+    def open(
+        cls, paths: Path | Sequence[Path], before: datetime | None = None, features: Sequence[str] | None = None
+    ) -> Panel:
         """Open the panel in these files; a single one is mapped into memory, several are joined.
 
         Parameters
@@ -246,17 +271,19 @@ class Panel:
             Files that ``write`` made, in any order.
         before
             Rows available at or after this instant (UTC) are never returned; None returns all.
+        features
+            Columns of ``values`` to read, in this order; None reads all.
 
         Raises
         ------
         PanelError
-            Where a file is missing or damaged (it is named), or the files do not fit each other.
+            Where a file is missing or damaged (it is named), lacks a column, or the files do not fit each other.
         """
         chosen = [paths] if isinstance(paths, Path) else list(paths)
-        return cls.concatenate([_map(path).before(before) for path in chosen])
+        return cls.concatenate([_map(path, features).before(before) for path in chosen])
 
 
-def _map(path: Path) -> Panel:
+def _map(path: Path, features: Sequence[str] | None) -> Panel:
     if not path.is_file():
         raise PanelError(f"panel {path} is missing: materialize the panel of that year")
     damaged = f"panel {path} is damaged: delete it and materialize the panel of that year again"
@@ -286,4 +313,9 @@ def _map(path: Path) -> Panel:
         raise PanelError(f"{damaged} ({type(error).__name__}: {error})") from error
     if panel.sha256() != about["sha256"]:
         raise PanelError(f"{damaged} (its rows are not those that were written)")
-    return panel
+    if features is None:
+        return panel
+    try:
+        return panel.select(features)
+    except PanelError as error:
+        raise PanelError(f"{path}: {error}") from error

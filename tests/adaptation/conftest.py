@@ -1,5 +1,7 @@
 """A small market of two symbols, an untrained base, untrained heads: the mechanics need no skill."""
 
+from datetime import UTC, datetime
+
 import numpy as np
 import pytest
 import torch
@@ -71,7 +73,16 @@ def forecaster(config, panel):
         for parameter in model.backbone.parameters():
             if parameter.ndim == 2:
                 parameter.mul_(6)
-    scaler = RobustScaler(panel.features, np.zeros(8, np.float32), np.ones(8, np.float32))
+    zeros, ones = np.zeros(8), np.ones(8)
+    scaler = RobustScaler(
+        features=panel.features,
+        fold=2016,
+        train_end=datetime(2011, 1, 1, tzinfo=UTC),
+        lowest=np.full(8, -4, np.float32),
+        highest=np.full(8, 4, np.float32),
+        centre=zeros,
+        scale=ones,
+    )
     return TrainedForecaster(model, scaler, config, 2016, panel.symbols, {})
 
 

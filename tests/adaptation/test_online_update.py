@@ -127,7 +127,7 @@ def test_errors_are_those_of_the_definition(ledger, panel, base, config, hardwar
     experience = until(ledger, 60)
     mind = learner(experience, panel, base, config, hardware)
     steps = mind.steps
-    values = torch.from_numpy(base.forecaster.scaler.transform(panel.values))
+    values = torch.from_numpy(base.forecaster.scaler.transform(panel.values, base.forecaster.fold))
     with torch.no_grad():
         embedding = base.forecaster.model.embed(gather(values, torch.from_numpy(steps.ends), config.seq_length))
         _, expected = base.actor_critic(torch.cat([embedding, torch.tensor(steps.contexts)], dim=1))

@@ -22,7 +22,7 @@ def day(number):
 def test_the_empty_adapter_serves_the_base_bit_for_bit(base, panel, config, hardware):
     ends = window_ends(panel, config.seq_length)
     embeddings, _, _ = base.observe(panel, ends, hardware)
-    values = torch.from_numpy(base.forecaster.scaler.transform(panel.values))
+    values = torch.from_numpy(base.forecaster.scaler.transform(panel.values, base.forecaster.fold))
     with torch.inference_mode():
         for start in range(0, len(ends) - 16, 16):
             rows = ends[start : start + 16]

@@ -12,12 +12,15 @@ import pytest
 
 from assets import features as stage
 from assets.loading import model_rows, open_panels
+from atlas_pipeline.config import Config
 from atlas_pipeline.features import compute
-from atlas_pipeline.features.registry import FEATURES, MODEL_INPUTS
+from atlas_pipeline.features.model_inputs import PANEL_FEATURES, set_columns
+from atlas_pipeline.features.registry import FEATURES
 from atlas_pipeline.market.bars import BARS, CORPORATE_ACTIONS
 from atlas_pipeline.windows.panel import Panel, microseconds
 
 CLOCK = "1999-06-30T20:00:00+00:00"
+CONFIG = Config()
 
 
 @pytest.fixture(scope="session")
@@ -65,15 +68,15 @@ def test_a_feature_that_looks_ahead_fails_the_check(few, monkeypatch: pytest.Mon
 
     def leaking(bars: pd.DataFrame, actions: pd.DataFrame) -> pd.DataFrame:
         made = honest(bars, actions)
-        tomorrow = made.groupby("symbol")["rsi_scaled"].shift(-1)
-        return made.assign(rsi_scaled=tomorrow.fillna(made["rsi_scaled"]))
+        tomorrow = made.groupby("symbol")["relative_gap"].shift(-1)
+        return made.assign(relative_gap=tomorrow.fillna(made["relative_gap"]))
 
     monkeypatch.setattr(compute, "compute_features", leaking)
     result = few.run("ingest", "features", partitions=("1999-01", "1999-06"), checks=True)
     assert not result.success
     assert not few.checks(result)["features_causality"]
     check = stage.features_causality(warehouse=few.warehouse)
-    assert "looks ahead: ['rsi_scaled'] changed with the future" in check.description
+    assert "looks ahead: ['relative_gap'] changed with the future" in check.description
 
 
 def test_rows_that_the_code_does_not_make_fail_the_check(few) -> None:
@@ -108,7 +111,7 @@ def test_splits_and_dividends_reach_features_and_panel(few, make_actions) -> Non
     pd.testing.assert_frame_equal(found[before], plain[before], check_exact=True)
     assert (found["volatility_ewma"] / plain["volatility_ewma"]).dropna().between(0.9, 1.1).all()
     with few.warehouse.session() as lake:
-        panel = model_rows(lake, datetime(1999, 5, 1, tzinfo=UTC), datetime(1999, 7, 1, tzinfo=UTC))
+        panel = model_rows(lake, datetime(1999, 5, 1, tzinfo=UTC), datetime(1999, 7, 1, tzinfo=UTC), ["RSI"])
     assert sorted(panel.split[panel.split != 1]) == [7.0]
     assert sorted(panel.dividend[panel.dividend > 0]) == [1.5, 4.0]
     returns = np.diff(np.log(panel.total_return_close))[np.diff(panel.symbol) == 0]
@@ -127,8 +130,8 @@ def test_a_panel_holds_the_features_and_prices_of_its_year(market_home: Path, pi
     year = pipeline.warehouse.read(
         FEATURES, start=datetime(2004, 1, 1, tzinfo=UTC), end=datetime(2005, 1, 1, tzinfo=UTC)
     )
-    assert panel.symbols == ("NASDAQ", "SP500") and panel.features == tuple(MODEL_INPUTS)
-    np.testing.assert_array_equal(panel.values, year[list(MODEL_INPUTS)].to_numpy(np.float32))
+    assert panel.symbols == ("NASDAQ", "SP500") and panel.features == PANEL_FEATURES
+    np.testing.assert_array_equal(panel.values, year[list(PANEL_FEATURES)].to_numpy(np.float32))
     np.testing.assert_array_equal(panel.volatility, year["volatility_ewma"])
     bars = pipeline.warehouse.read(BARS, partitions=[f"2004-{month:02d}" for month in range(1, 13)])
     np.testing.assert_array_equal(panel.prices[:, 3], bars["close"])
@@ -156,9 +159,10 @@ def test_a_panel_without_features_fails(market_copy) -> None:
 def test_panels_give_no_row_at_or_after_the_bound(market_home: Path, pipeline_at) -> None:
     artifacts = pipeline_at(market_home).artifacts
     close = datetime(2005, 6, 1, 20, tzinfo=UTC)
-    bounded = open_panels(artifacts, close)
+    bounded = open_panels(artifacts, CONFIG, close)
+    assert bounded.features == set_columns("relative")
     assert bounded.available_at.max() < microseconds(close)
-    later = open_panels(artifacts, datetime(2006, 1, 1, tzinfo=UTC))
+    later = open_panels(artifacts, CONFIG, datetime(2006, 1, 1, tzinfo=UTC))
     known = later.available_at < microseconds(close)
     np.testing.assert_array_equal(bounded.available_at, later.available_at[known])
     np.testing.assert_array_equal(bounded.values, later.values[known])
@@ -171,10 +175,10 @@ def test_a_missing_or_damaged_panel_is_named(market_copy) -> None:
     content = bytearray(file.read_bytes())
     file.write_bytes(content[: len(content) // 2])
     with pytest.raises(dg.Failure, match=r"2003\.safetensors.*materialize") as damaged:
-        open_panels(market_copy.artifacts, before)
+        open_panels(market_copy.artifacts, CONFIG, before)
     assert not damaged.value.allow_retries
     file.unlink()
     with pytest.raises(dg.Failure, match=r"2003\.safetensors.*materialize"):
-        open_panels(market_copy.artifacts, before)
+        open_panels(market_copy.artifacts, CONFIG, before)
     assert market_copy.run("build_panels", "panel", partition="2003").success
-    assert len(open_panels(market_copy.artifacts, before))
+    assert len(open_panels(market_copy.artifacts, CONFIG, before))

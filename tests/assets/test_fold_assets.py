@@ -10,6 +10,7 @@ import pytest
 
 from assets import forecaster as forecaster_stage
 from assets import policy as policy_stage
+from atlas_pipeline.features.model_inputs import set_columns
 from atlas_pipeline.trading import ppo
 from atlas_pipeline.trading.backtest_table import BACKTEST, BACKTEST_SCORES
 from atlas_pipeline.training import fit
@@ -68,6 +69,9 @@ def test_the_same_settings_and_rows_are_learned_once(fold_copy, monkeypatch: pyt
     assert made["base hash"] == metadata(result, "policy")["base hash"] == metadata(result, "embeddings")["base hash"]
     assert made["labels end before"] == "2006-01-01" and made["epochs"] == 1 and 2500 < made["training windows"] < 3000
     assert np.isfinite(made["validation NLL (nats)"]) and 0 < made["95% coverage on validation"] <= 1
+    assert made["features"].startswith("relative: relative_return, ") and made["scaler"] == "robust"
+    assert "share of bars" in made["inputs outside the training range, on validation"]
+    assert "share of bars" in metadata(result, "forecasts")["inputs outside the training range"]
     for asset, shown in (
         ("forecaster", ["learning curve"]),
         ("forecasts", ["PIT", "coverage"]),
@@ -120,6 +124,30 @@ def test_the_forecaster_knows_nothing_of_the_policy_years(fold_copy) -> None:
     assert "2006.safetensors" in fold_copy.failure(fold_copy.fold("embeddings"))
 
 
+def test_columns_that_a_model_does_not_read_are_no_reason_to_learn_it_again(fold_copy) -> None:
+    before = files_of(fold_copy)
+    file = fold_copy.artifacts.panel_path(2003)
+    panel = Panel.open(file)
+    values = panel.values.copy()
+    values[:, panel.features.index("RSI")] = np.nan
+    replace(panel, values=values).write(file)
+    changed = {str(file.relative_to(fold_copy.home))}
+    assert fold_copy.fold("forecaster", "forecasts", "embeddings", "policy", "backtest").success
+    after = files_of(fold_copy)
+    assert {name for name in before | after if before.get(name) != after.get(name)} <= changed
+
+
+@pytest.mark.parametrize(("features", "scaler"), [("a20", "min_max"), ("atlas8", "instance")])
+def test_another_set_and_scaler_are_learned_from_the_same_panels(fold_copy, features: str, scaler: str) -> None:
+    chosen = {"features": features, "scaler": scaler}
+    result = fold_copy.fold("forecaster", "forecasts", "embeddings", overrides=chosen)
+    assert result.success, fold_copy.failure(result)
+    made = metadata(result, "forecaster")
+    assert made["features"] == f"{features}: {', '.join(set_columns(features))}" and made["scaler"] == scaler
+    assert np.isfinite(made["validation NLL (nats)"])
+    assert len(list((fold_copy.home / "checkpoints").glob("forecaster/*/*/weights.safetensors"))) == 2
+
+
 def test_restated_history_is_not_served_by_the_old_forecaster(fold_copy) -> None:
     file = fold_copy.artifacts.panel_path(2003)
     panel = Panel.open([file])
@@ -138,7 +166,10 @@ def test_restated_history_is_not_served_by_the_old_forecaster(fold_copy) -> None
         ("policy", {"seed": 1}, "materialize forecaster with the same experiment and overrides"),
         ("backtest", {"ppo_steps": 2048}, "materialize policy with the same experiment and overrides"),
         ("backtest", {"commission": 0.01}, "materialize policy with the same experiment and overrides"),
+        ("forecasts", {"scaler": "min_max"}, "materialize forecaster with the same experiment and overrides"),
         ("forecaster", {"layers": 3}, "unknown settings ['layers']"),
+        ("forecaster", {"features": "weekly"}, "no such set of features, use one of atlas8, technical, a20"),
+        ("forecaster", {"features": "a20", "feature_size": 8}, "the set 'a20' has 20 columns; leave feature_size out"),
         ("forecaster", {"n_heads": 3}, "d_model=16: must be divisible by n_heads (3)"),
         ("forecaster", {"seq_length": 512, "policy_years": 6}, "InsufficientHistoryError: fold 2007: 0 training"),
         ("forecaster", {"policy_years": 8}, "nothing of it is known before 1999-01-01: choose a later fold or fewer"),

@@ -2,22 +2,26 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 
 from atlas_pipeline.config import Hardware
+from atlas_pipeline.training import fit
 from atlas_pipeline.training.bundle import TrainedForecaster
 from atlas_pipeline.training.checkpoint import read_tensors
 from atlas_pipeline.training.errors import CorruptCheckpointError
-from atlas_pipeline.training.fit import fit_forecaster
 from atlas_pipeline.training.forecast import forecast
 from atlas_pipeline.training.loop import NonFiniteLossError
 from atlas_pipeline.windows.folds import Fold, InsufficientHistoryError
 from atlas_pipeline.windows.index import window_ends
+from atlas_pipeline.windows.panel import PanelError
+from atlas_pipeline.windows.scaler import SCALERS, ScalerLeakError
 
 YEAR = 2003
+fit_forecaster = partial(fit.fit_forecaster, features=("x", "z"))
 STANDARD_NORMAL = 0.5 * math.log(2 * math.pi * math.e)
 
 
@@ -143,7 +147,7 @@ def test_too_little_history_is_refused(make_panel, small, hardware, tmp_path):
 
 def test_another_number_of_features_is_refused(make_panel, small, hardware, tmp_path):
     config = small(feature_size=8)
-    with pytest.raises(ValueError, match=r"2 features .* set it to the number of model inputs"):
+    with pytest.raises(ValueError, match=r"feature_size=8, and 2 columns are to be read, x, z: set feature_size=2"):
         fit_forecaster(make_panel(), Fold(YEAR, config), config, hardware, tmp_path)
 
 
@@ -227,8 +231,92 @@ def test_forecasts_depend_on_no_later_row_and_refuse_what_is_no_window(make_pane
     np.testing.assert_allclose(alone.embeddings, whole.embeddings[37:38], atol=1e-5)
     with pytest.raises(ValueError, match="1 rows, the first 5, do not end a valid window of 32 bars"):
         forecast(panel, trained, np.array([5, 40]), hardware)
-    with pytest.raises(ValueError, match="fitted on"):
-        forecast(replace(panel, features=("z", "x")), trained, ends, hardware)
+    swapped = forecast(panel.select(["z", "x"]), trained, ends, hardware)
+    np.testing.assert_array_equal(swapped.embeddings, whole.embeddings)
+    with pytest.raises(PanelError, match=r"lacks \['x'\]"):
+        forecast(replace(panel, features=("z", "y")), trained, ends, hardware)
+
+
+def test_the_set_of_the_configuration_is_read_unless_columns_are_given(
+    make_panel, small, hardware, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(fit, "set_columns", {"one": ("z",)}.__getitem__)
+    panel, config = make_panel(), small(features="one", feature_size=1, max_epochs=1)
+    trained = fit.fit_forecaster(panel, Fold(YEAR, config), config, hardware, tmp_path)
+    assert trained.scaler.features == ("z",)
+    # What stands in a column that is not read is of no account, missing values least of all.
+    values = panel.values.copy()
+    values[200:, 0] = np.nan
+    other = fit.fit_forecaster(replace(panel, values=values), Fold(YEAR, config), config, hardware, tmp_path / "other")
+    assert other.base_hash == trained.base_hash and other.checkpoint.name == trained.checkpoint.name
+    with pytest.raises(PanelError, match=r"lacks \['z'\]"):
+        fit.fit_forecaster(panel.select(["x"]), Fold(YEAR, config), config, hardware, tmp_path)
+
+
+def test_an_unknown_set_of_features_names_the_known_ones(make_panel, small, hardware, tmp_path):
+    config = small(features="butterflies")
+    with pytest.raises(ValueError, match=r"'butterflies': there is no such set .*atlas8.*relative"):
+        fit.fit_forecaster(make_panel(), Fold(YEAR, config), config, hardware, tmp_path)
+
+
+@pytest.mark.parametrize("kind", sorted(SCALERS))
+def test_every_scaler_learns_serves_and_is_saved(make_panel, small, hardware, tmp_path, kind):
+    panel, config = make_panel(0.8), small(head="gaussian", scaler=kind, max_epochs=4)
+    trained = fit_forecaster(panel, Fold(YEAR, config), config, hardware, tmp_path / "state")
+    # A third of what the signal is worth, log(0.6): min-max inputs are small, and four epochs few.
+    assert trained.metrics["val/nll_loss"] < STANDARD_NORMAL + math.log(0.6) / 3
+    shares = trained.metrics["validation_outside_training_range"]
+    assert shares.keys() == {"x", "z"} and all(0 <= share < 0.02 for share in shares.values())
+    trained.save(tmp_path / "bundle")
+    loaded = TrainedForecaster.load(tmp_path / "bundle")
+    assert type(loaded.scaler) is type(trained.scaler) and loaded.scaler.kind == kind
+    ends = window_ends(panel, 32)
+    one, other = (forecast(panel, each, ends, hardware) for each in (trained, loaded))
+    np.testing.assert_array_equal(one.density.scale, other.density.scale)
+    later = panel.values.copy()
+    later[ends[100] + 1 :] = 99
+    cut = forecast(replace(panel, values=later), loaded, ends[:101], hardware)
+    # The batch of the hundredth window is smaller: float32 adds in another order.
+    np.testing.assert_allclose(cut.density.scale, one.density.scale[:101], rtol=1e-5)
+
+
+def test_a_missing_value_is_in_no_window_that_is_learned_or_forecast(make_panel, small, hardware, tmp_path):
+    panel, config = make_panel(), small(max_epochs=1)
+    values = panel.values.copy()
+    values[200, 1] = np.nan
+    broken = replace(panel, values=values)
+    fold = Fold(YEAR, config)
+    split = fold.split(broken)
+    assert not np.isin(np.concatenate([split.train, split.validation]), np.arange(200, 232)).any()
+    trained = fit_forecaster(broken, fold, config, hardware, tmp_path)
+    assert trained.metrics["training_windows"] == len(split.train)
+    assert torch.isfinite(weights(trained)).all()
+    ends = window_ends(broken, 32)
+    assert np.isfinite(forecast(broken, trained, ends, hardware).embeddings).all()
+    with pytest.raises(ValueError, match="1 rows, the first 210, do not end a valid window"):
+        forecast(broken, trained, np.array([210]), hardware)
+
+
+def test_a_scaler_of_another_fold_is_refused(make_panel, small, hardware, tmp_path):
+    config = small(max_epochs=1)
+    trained = fit_forecaster(make_panel(), Fold(YEAR, config), config, hardware, tmp_path / "state")
+    with pytest.raises(ScalerLeakError, match="forecaster of fold 2004 is given the scaler of fold 2003: fit"):
+        replace(trained, fold=2004)
+    other = replace(trained, fold=2004, scaler=replace(trained.scaler, fold=2004))
+    for each in (trained, other):
+        each.save(tmp_path / str(each.fold))
+    (tmp_path / "2004" / "scaler.safetensors").replace(tmp_path / "2003" / "scaler.safetensors")
+    with pytest.raises(CorruptCheckpointError, match=r"scaler\.safetensors: .*scaler of fold 2004.*materialize"):
+        TrainedForecaster.load(tmp_path / "2003")
+
+
+def test_a_scaler_of_an_unknown_kind_is_refused(make_panel, small, hardware, tmp_path, monkeypatch):
+    config = small(max_epochs=1)
+    trained = fit_forecaster(make_panel(), Fold(YEAR, config), config, hardware, tmp_path / "state")
+    monkeypatch.setattr(type(trained.scaler), "kind", "quantile")
+    trained.save(tmp_path / "bundle")
+    with pytest.raises(CorruptCheckpointError, match=r"no scaler of kind 'quantile', only robust, .*materialize the"):
+        TrainedForecaster.load(tmp_path / "bundle")
 
 
 def test_location_and_scale_are_multiples_of_the_trailing_volatility(make_panel, small, hardware, tmp_path):

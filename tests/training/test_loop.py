@@ -10,6 +10,7 @@ from atlas_pipeline.training.errors import CorruptCheckpointError
 from atlas_pipeline.training.hardware import resolve
 from atlas_pipeline.training.loop import LabelledWindows, Loop
 from atlas_pipeline.training.schedule import WeightAverage, cosine_with_warmup
+from atlas_pipeline.windows.index import gather
 
 
 def make_loop(config, hardware, batch, n=40):
@@ -17,7 +18,7 @@ def make_loop(config, hardware, batch, n=40):
     generator = torch.Generator().manual_seed(1)
     values = torch.randn(n + 31, 2, generator=generator)
     windows = LabelledWindows(
-        values=values,
+        inputs=lambda ends: gather(values, ends, config.seq_length),
         ends=torch.arange(31, n + 31),
         target=torch.randn(n, generator=generator),
         unit=torch.full((n,), 2.0),

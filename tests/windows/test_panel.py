@@ -78,6 +78,39 @@ def test_years_of_other_features_are_refused(make_panel):
         Panel.concatenate([panel, replace(panel, features=("x", "y"))])
 
 
+def test_columns_are_selected_and_others_are_in_no_digest(make_panel, tmp_path):
+    panel = make_panel()
+    chosen = panel.select(["z"])
+    assert chosen.features == ("z",) and chosen.values.flags.c_contiguous
+    np.testing.assert_array_equal(chosen.values[:, 0], panel.values[:, 1])
+    assert panel.select(panel.features) is panel
+    assert panel.select(["z", "x"]).values.tolist()[9] == panel.values[9, ::-1].tolist()
+    values = panel.values.copy()
+    values[:, 0] += 1
+    other = replace(panel, values=values)
+    assert other.sha256() != panel.sha256() and other.select(["z"]).sha256() == chosen.sha256()
+    other.write(tmp_path / "2000")
+    read = Panel.open(tmp_path / "2000", features=["z"])
+    assert read.sha256() == chosen.sha256()
+    # The rest stays in the file until it is read.
+    assert isinstance(read.prices, np.memmap) and not isinstance(read.values, np.memmap)
+
+
+def test_a_missing_column_is_named_with_the_remedy(make_panel, tmp_path):
+    with pytest.raises(PanelError, match=r"lacks \['y'\], it holds \['x', 'z'\]: materialize features and panel"):
+        make_panel().select(["x", "y"])
+    make_panel().write(tmp_path / "2000")
+    with pytest.raises(PanelError, match=r"2000: the panel lacks \['y'\]"):
+        Panel.open(tmp_path / "2000", features=["y"])
+
+
+def test_years_that_hold_other_columns_are_joined_by_those_that_are_read(make_panel, tmp_path):
+    make_panel(rows=50).write(tmp_path / "2000")
+    later = make_panel(rows=50, start="2001-01-01")
+    replace(later.select(["z", "x"]), features=("z", "new")).write(tmp_path / "2001")
+    assert len(Panel.open([tmp_path / "2000", tmp_path / "2001"], features=["z"])) == 200
+
+
 def test_wrong_types_are_refused(make_panel):
     panel = make_panel()
     with pytest.raises(PanelError, match="'volatility' is float32"):

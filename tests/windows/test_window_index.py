@@ -1,35 +1,39 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import timedelta
 
 import numpy as np
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from atlas_pipeline.windows.index import (
-    LONGEST_CLOSURE,
-    density_unit,
-    gather,
-    label_instants,
-    labels,
-    window_ends,
-)
+from atlas_pipeline.market.calendars import LONGEST_CLOSURE
+from atlas_pipeline.windows.index import density_unit, gather, label_instants, labels, window_ends
 from atlas_pipeline.windows.panel import CLOSE
 
 
 def test_windows_stay_in_one_symbol_and_hold_no_missing_value(make_panel):
     panel = make_panel(rows=60, warmup=5)
     values = panel.values.copy()
-    values[30, 1] = np.nan
+    values[30, 1], values[90, 1] = np.nan, np.inf
     panel = replace(panel, values=values)
     expected = [
         i
         for i in range(len(panel))
-        if i >= 9 and len(set(panel.symbol[i - 9 : i + 1])) == 1 and not np.isnan(panel.values[i - 9 : i + 1]).any()
+        if i >= 9 and len(set(panel.symbol[i - 9 : i + 1])) == 1 and np.isfinite(panel.values[i - 9 : i + 1]).all()
     ]
     assert window_ends(panel, 10).tolist() == expected
-    assert set(window_ends(panel, 10)) & set(range(30, 40)) == set()
+    assert set(window_ends(panel, 10)) & {*range(30, 40), *range(90, 100)} == set()
+
+
+def test_a_value_missing_from_a_column_that_is_not_read_costs_no_window(make_panel):
+    panel = make_panel(rows=60)
+    values = panel.values.copy()
+    values[30:50, 1] = np.nan
+    broken = replace(panel, values=values)
+    assert len(window_ends(broken, 10)) < len(window_ends(panel, 10))
+    np.testing.assert_array_equal(window_ends(broken.select(["x"]), 10), window_ends(panel.select(["x"]), 10))
 
 
 def test_labels_exist_within_the_symbol_only(make_panel):
@@ -97,7 +101,7 @@ def test_a_window_or_a_label_over_a_hole_in_time_is_none(make_panel):
     """A month that was never ingested must not be trained across as if the next bar were tomorrow's."""
     panel = make_panel(rows=100, symbols=("A",), warmup=0)
     later = panel.available_at.copy()
-    later[50:] += LONGEST_CLOSURE
+    later[50:] += LONGEST_CLOSURE // timedelta(microseconds=1)
     panel = replace(panel, available_at=later)
     ends = window_ends(panel, 8, horizon=2)
     assert not set(ends) & set(range(48, 57)), "rows whose window or label crosses the hole"

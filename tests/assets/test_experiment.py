@@ -1,0 +1,45 @@
+"""The experiment of a run: what the launchpad states, and what follows from it."""
+
+from __future__ import annotations
+
+import dagster as dg
+import pytest
+
+from assets.experiment import Experiment
+from atlas_pipeline.config import Config, load_config
+from atlas_pipeline.features.model_inputs import PANEL_FEATURES, set_columns
+from atlas_pipeline.features.registry import SETS
+
+
+def test_the_default_experiment_reads_the_relative_set() -> None:
+    config = Experiment().load()
+    assert config == load_config("daily_indices")
+    assert config.feature_size == Config().feature_size == len(set_columns(config.features)) == 8
+
+
+@pytest.mark.parametrize("name", sorted(SETS))
+def test_the_number_of_inputs_follows_the_set(name: str) -> None:
+    config = Experiment(overrides={"features": name}).load()
+    assert (config.features, config.feature_size) == (name, len(SETS[name]))
+    stated = Experiment(overrides={"features": name, "feature_size": len(SETS[name])}).load()
+    assert stated == config
+
+
+def test_a_set_and_a_number_that_contradict_each_other_are_refused() -> None:
+    with pytest.raises(
+        dg.Failure, match="feature_size=8: the set 'a20' has 20 columns; leave feature_size out"
+    ) as error:
+        Experiment(overrides={"features": "a20", "feature_size": 8}).load()
+    assert not error.value.allow_retries
+
+
+def test_an_unknown_set_names_the_known_ones() -> None:
+    with pytest.raises(
+        dg.Failure, match=r"features='butterflies': there is no such set .*use one of atlas8, technical"
+    ):
+        Experiment(overrides={"features": "butterflies"}).load()
+
+
+def test_the_panel_holds_every_column_of_every_set_once() -> None:
+    assert set(PANEL_FEATURES) == {name for names in SETS.values() for name in names}
+    assert len(set(PANEL_FEATURES)) == len(PANEL_FEATURES)
