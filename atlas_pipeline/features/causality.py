@@ -1,8 +1,8 @@
 """An audit that tries to catch a feature function looking ahead.
 
-The future after an instant is cut off, changed or permuted, its corporate actions with it; every row up to that
-instant must stay the same bit for bit. It works on any function from bars, or bars and actions, to rows with
-``symbol`` and ``available_at``; it proves nothing about values.
+The future after an instant is cut off, changed or permuted (``perturbation``); every row up to that instant must stay
+the same bit for bit. It works on any function from bars, or bars, corporate actions and the volatility index, to rows
+with ``symbol`` and ``available_at``; it proves nothing about values.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from itertools import pairwise
 
 import numpy as np
 import pandas as pd
+
+from atlas_pipeline.features.perturbation import PERTURBATIONS, Inputs, continued
 
 FeatureFunction = Callable[..., pd.DataFrame]
 
@@ -30,11 +32,18 @@ class CausalityReport:
     passed
         Whether no row changed.
     cuts
-        Instants after which the future was altered (``datetime64[us, UTC]``), sorted.
+        Instants after which the future was altered (``datetime64[us, UTC]``), sorted; the last is that of the newest
+        row.
+    symbols
+        What was audited, sorted: all symbols, or the sample.
+    symbols_given
+        Number of symbols in the bars.
+    rows
+        Rows of the function's result on the bars of ``symbols``.
     rows_compared
-        Rows of the function's result on all bars that were compared at least once.
+        How many of them were compared at least once: all, but for rows that the function labels later than any bar.
     last_rows
-        Rows of it that were once the newest before a cut: the rows nearest to the altered future.
+        Rows that were once the newest before a cut: the rows nearest to the altered future.
     comparisons
         Rows compared, summed over cuts and perturbations.
     violations
@@ -46,6 +55,9 @@ class CausalityReport:
 
     passed: bool
     cuts: pd.DatetimeIndex
+    symbols: tuple[str, ...]
+    symbols_given: int
+    rows: int
     rows_compared: int
     last_rows: int
     comparisons: int
@@ -54,7 +66,10 @@ class CausalityReport:
 
     def summary(self) -> str:
         """Say the verdict in one line."""
-        scope = f"{self.rows_compared} rows, {len(self.cuts)} cuts, {self.comparisons} comparisons"
+        scope = (
+            f"{self.rows_compared} of {self.rows} rows of {len(self.symbols)} of {self.symbols_given} symbols, "
+            f"{len(self.cuts)} cuts, {self.comparisons} comparisons"
+        )
         if self.passed:
             return f"causal: no row changed with its future ({scope})"
         columns = sorted(set(self.violations["column"]))
@@ -70,33 +85,45 @@ def audit_causality(
     bars: pd.DataFrame,
     actions: pd.DataFrame | None = None,
     *,
+    volatility_index: pd.DataFrame | None = None,
     cuts: int = 24,
+    symbols: int | None = None,
     seed: int = 0,
 ) -> CausalityReport:
     """Alter the future after a number of instants and compare every earlier row, bit for bit.
 
     Each cut is tried three times: the future cut off, its prices and volumes changed (each by its own random
-    factor, some by a thousand), and its rows' values permuted. Corporate actions after the cut are cut off, changed and
-    permuted with them, and where prices are changed every symbol is split and pays a dividend that nobody announced,
-    right after the cut. A cut compares all rows up to it, so a
-    function that looks k bars ahead of every row is caught by any cut; one that does so at certain rows only,
-    by cuts within k bars after them. Half of the cuts are therefore put where such rows are likely, the first
-    bars of each symbol, bars with missing values, ends of months and years, the largest moves, the last bars;
-    the others are random, one in each stretch.
+    factor, some by a thousand), and its rows' values permuted. The values of the volatility index and the corporate
+    actions after the cut are cut off, changed and permuted with them, and where prices are changed every symbol is
+    split and pays a dividend that nobody announced, right after the cut. The newest bars, which have no future, are
+    given an invented one. So every row is compared.
+
+    A cut compares all rows up to it. A function that looks k bars ahead of every row is caught by any cut; one that
+    does so at certain rows only, by cuts within k bars after them. Half of the cuts are therefore put where such rows
+    are likely: the last bars, the first bars of each symbol, bars with missing values, the bars before corporate
+    actions, before the largest moves, ends of months and years. The others are random, one in each stretch.
+
+    The cost is that of ``3 * cuts + 2`` calls of the function on, on average, three quarters of the rows; ``symbols``
+    bounds it.
 
     Parameters
     ----------
     function
-        Takes bars, and actions where they are given; returns rows with ``symbol`` and ``available_at`` and any other
-        columns.
+        Takes bars, and actions and the keyword ``volatility_index`` where they are given; returns rows with ``symbol``
+        and ``available_at`` and any other columns.
     bars
         Rows of ``BARS``, possibly with further columns; all columns of numbers are altered.
     actions
         Rows of ``CORPORATE_ACTIONS``, of which there may be none; None for a function that takes only bars.
+    volatility_index
+        ``available_at`` and columns of numbers such as ``close``; None for a function that takes none.
     cuts
         Number of instants, at least 4.
+    symbols
+        Largest number of symbols audited; None for all. Of more, those with the most missing values, the largest move,
+        the most actions, the shortest and the longest history are taken, the others at random.
     seed
-        Of the random cuts and alterations.
+        Of the random cuts, symbols and alterations.
 
     Returns
     -------
@@ -105,41 +132,45 @@ def audit_causality(
     Raises
     ------
     ValueError
-        Where there are fewer than two instants, or fewer than four cuts.
+        Where there are fewer than two instants, fewer than four cuts, or no symbol is to be audited.
     """
     begun = time.perf_counter()
+    bars = bars.reset_index(drop=True)
+    random = np.random.default_rng(seed)
+    given = bars["symbol"].nunique()
+    if symbols is not None and symbols < 1:
+        raise ValueError(f"symbols={symbols} leaves nothing to audit; pass 1 or more, or None for all")
+    if symbols is not None and symbols < given:
+        sample = _choose_symbols(bars, actions, symbols, random)
+        bars = bars[bars["symbol"].isin(sample)]
+        actions = None if actions is None else actions[actions["symbol"].isin(sample)]
     instants = pd.DatetimeIndex(bars["available_at"].unique()).sort_values()
     if len(instants) < 2 or cuts < 4:
         raise ValueError(f"an audit needs two instants and four cuts; got {len(instants)} and cuts={cuts}")
-    random = np.random.default_rng(seed)
-    chosen = _choose_cuts(bars, instants, cuts, random)
-    others = () if actions is None else (actions.copy(),)
-    baseline = _Result(function(bars.copy(), *others))
-    times = bars["available_at"].to_numpy(dtype="datetime64[us]").astype("int64")
-    microseconds = [int(instant) for instant in chosen.as_unit("us").asi8]
+    chosen = _choose_cuts(bars, actions, instants, cuts - 1, random)
+    inputs = Inputs(bars, actions, volatility_index)
+    baseline = _Result(inputs.given_to(function))
+    tries = [(cut, name) for cut in chosen for name in PERTURBATIONS]
     violations: list[tuple[object, ...]] = []
     seen: set[tuple[str, str]] = set()
     comparisons = 0
-    for cut, label in zip(microseconds, chosen, strict=True):
-        future = times > cut
+    for cut, name in [*tries, (instants[-1], "continued")]:
+        altered = PERTURBATIONS.get(name, continued)(inputs, cut, random)
         expected = baseline.until(cut)
-        comparisons += 3 * len(expected)
-        for perturbation, altered in (
-            ("cut off", bars[~future]),
-            ("changed", _changed(bars, future, random)),
-            ("permuted", _permuted(bars, future, random)),
-        ):
-            others = () if actions is None else (_ALTER_ACTIONS[perturbation](actions, altered, label, random),)
-            found = _Result(function(altered, *others)).until(cut)
-            for difference in expected.differences(found):
-                if (perturbation, difference[0]) not in seen:
-                    seen.add((perturbation, difference[0]))
-                    violations.append((perturbation, label, *difference))
+        comparisons += len(expected)
+        for difference in expected.differences(_Result(altered.given_to(function)).until(cut)):
+            if (name, difference[0]) not in seen:
+                seen.add((name, difference[0]))
+                violations.append((name, cut, *difference))
+    tried = pd.DatetimeIndex([*chosen, instants[-1]])
     return CausalityReport(
         passed=not violations,
-        cuts=chosen,
-        rows_compared=len(baseline.until(microseconds[-1])),
-        last_rows=int(np.isin(baseline.times, microseconds).sum()),
+        cuts=tried,
+        symbols=tuple(sorted(map(str, bars["symbol"].unique()))),
+        symbols_given=given,
+        rows=len(baseline),
+        rows_compared=len(baseline.until(instants[-1])),
+        last_rows=int(np.isin(baseline.times, tried.to_numpy(dtype="datetime64[us]")).sum()),
         comparisons=comparisons,
         violations=pd.DataFrame(violations, columns=list(VIOLATIONS)),
         seconds=time.perf_counter() - begun,
@@ -150,8 +181,8 @@ class _Result:
     """A function's rows in the order of symbol and time, as arrays that can be cut and compared by bits."""
 
     def __init__(self, frame: pd.DataFrame) -> None:
-        times = frame["available_at"].to_numpy(dtype="datetime64[us]").astype("int64")
-        order = np.lexsort((times, frame["symbol"].to_numpy(dtype=object)))
+        times = frame["available_at"].to_numpy(dtype="datetime64[us]")
+        order = np.lexsort((times, pd.factorize(frame["symbol"], sort=True)[0]))
         floats = [str(name) for name in frame.columns if pd.api.types.is_float_dtype(frame[name])]
         values = np.ascontiguousarray(frame[floats].to_numpy(dtype="float64")[order])
         values[np.isnan(values)] = np.nan  # one NaN, whatever its bits were
@@ -170,10 +201,10 @@ class _Result:
     def __len__(self) -> int:
         return len(self.times)
 
-    def until(self, cut: int) -> _Result:
-        """Keep the rows up to a cut in microseconds."""
+    def until(self, cut: pd.Timestamp) -> _Result:
+        """Keep the rows up to a cut."""
         past = copy.copy(self)
-        kept = self.times <= cut
+        kept = self.times <= cut.to_datetime64()
         past.times, past.symbols, past._bits = self.times[kept], self.symbols[kept], self._bits[kept]
         past._others = [values[kept] for values in self._others]
         return past
@@ -196,33 +227,45 @@ class _Result:
         ]
 
     def _row(self, name: str, count: int, row: int) -> tuple[str, int, str, pd.Timestamp]:
-        return name, count, str(self.symbols[row]), pd.Timestamp(self.times[row], unit="us", tz="UTC")
+        return name, count, str(self.symbols[row]), pd.Timestamp(self.times[row], tz="UTC")
+
+
+def _choose_symbols(
+    bars: pd.DataFrame, actions: pd.DataFrame | None, count: int, random: np.random.Generator
+) -> list[str]:
+    """Take the symbols that are most unlike the others, then others at random."""
+    own = bars.groupby("symbol", sort=True)
+    lengths = own.size()
+    unlike = [_holes(bars).groupby(bars["symbol"]).sum(), _moves(bars).groupby(bars["symbol"]).max(), lengths, -lengths]
+    if actions is not None and len(actions):
+        unlike.insert(0, actions.groupby("symbol").size().reindex(lengths.index, fill_value=0))
+    first = [str(measure.idxmax()) for measure in unlike if measure.notna().any()]
+    others = random.permutation(lengths.index.to_numpy(dtype=object))
+    return list(dict.fromkeys([*first, *map(str, others)]))[:count]
 
 
 def _choose_cuts(
-    bars: pd.DataFrame, instants: pd.DatetimeIndex, cuts: int, random: np.random.Generator
+    bars: pd.DataFrame, actions: pd.DataFrame | None, instants: pd.DatetimeIndex, cuts: int, random: np.random.Generator
 ) -> pd.DatetimeIndex:
     """Put half of the cuts where leaks hide, in turn by kind of place; the rest at random, one a stretch."""
     latest = len(instants) - 2  # something must lie after the cut
     firsts = instants.get_indexer(pd.DatetimeIndex(bars.groupby("symbol")["available_at"].min()))
-    numbers = bars.select_dtypes("number")
-    holes = bars.loc[numbers.isna().any(axis=1), "available_at"]
-    holed = instants.get_indexer(pd.DatetimeIndex(holes.unique()))
+    holed = instants.get_indexer(pd.DatetimeIndex(bars.loc[_holes(bars), "available_at"].unique()))
     months = instants.tz_localize(None).to_numpy().astype("datetime64[M]")
     years = months.astype("datetime64[Y]")
     month_ends, year_ends = (np.flatnonzero(period[1:] != period[:-1]) for period in (months, years))
-    moves = np.zeros(0, dtype=int)
-    if "close" in bars.columns:
-        sizes = np.log(bars["close"].where(bars["close"] > 0)).groupby(bars["symbol"]).diff().abs()
-        largest = bars.loc[sizes.nlargest(3).index, "available_at"]
-        moves = instants.get_indexer(pd.DatetimeIndex(largest)) - 1
+    largest = bars.loc[_moves(bars).dropna().nlargest(3).index, "available_at"]
+    paid = np.zeros(0, dtype=int)
+    if actions is not None:
+        paid = np.searchsorted(instants, pd.DatetimeIndex(actions["available_at"].unique())) - 1
     places = [
+        np.array([latest, latest - 4]),
         (firsts[:, None] + np.array([0, 9, 25])).ravel(),
         holed[:3],
-        moves,
+        random.permutation(paid)[:3],
+        instants.get_indexer(pd.DatetimeIndex(largest)) - 1,
         random.permutation(year_ends)[:2],
         random.permutation(month_ends)[:2],
-        np.array([latest, latest - 4]),
     ]
     wanted: list[int] = []
     for turn in range(max(len(place) for place in places)):
@@ -233,67 +276,14 @@ def _choose_cuts(
     return instants[np.unique(np.clip([*targeted, *stretches], 0, latest))]
 
 
-def _changed(bars: pd.DataFrame, future: np.ndarray, random: np.random.Generator) -> pd.DataFrame:
-    rows = int(future.sum())
-    # One factor a row for all its columns keeps a bar a bar; now and then one that no minimum or maximum
-    # survives.
-    factor = np.exp(random.normal(0.0, 0.3, rows))
-    factor[random.random(rows) < 0.01] *= 1000.0
-    factor[-1:] *= 1000.0
-    return _with_future(bars, future, lambda values: values * factor[:, None])
-
-
-def _permuted(bars: pd.DataFrame, future: np.ndarray, random: np.random.Generator) -> pd.DataFrame:
-    order = random.permutation(int(future.sum()))
-    return _with_future(bars, future, lambda values: values[order])
-
-
-def _with_future(bars: pd.DataFrame, future: np.ndarray, alter: Callable[[np.ndarray], np.ndarray]) -> pd.DataFrame:
-    """Alter the numbers of the future rows."""
+def _holes(bars: pd.DataFrame) -> pd.Series:
+    """Whether a number is missing that is not missing everywhere."""
     numbers = bars.select_dtypes("number")
-    values = numbers.to_numpy(dtype="float64", copy=True)
-    values[future] = alter(values[future])
-    return bars.assign(**{str(name): values[:, column] for column, name in enumerate(numbers.columns)})
+    return (numbers.isna() & numbers.notna().any()).any(axis=1)
 
 
-def _known_actions(
-    actions: pd.DataFrame, bars: pd.DataFrame, cut: pd.Timestamp, random: np.random.Generator
-) -> pd.DataFrame:
-    return actions[actions["available_at"] <= cut]
-
-
-def _changed_actions(
-    actions: pd.DataFrame, bars: pd.DataFrame, cut: pd.Timestamp, random: np.random.Generator
-) -> pd.DataFrame:
-    """Change the values of the future actions, and let every symbol split and pay right after the cut."""
-    future = actions["available_at"] > cut
-    changed = actions.assign(value=actions["value"].where(~future, actions["value"] * random.uniform(0.2, 5.0)))
-    instant = cut + pd.Timedelta(microseconds=1)
-    session = instant.tz_localize(None).normalize()
-    unannounced = [
-        (symbol, instant, session, kind, value, f"{session:%Y-%m}")
-        for symbol in bars["symbol"].unique()
-        for kind, value in (("split", 7.0), ("dividend", random.uniform(0.1, 10.0)))
-    ]
-    invented = pd.DataFrame(unannounced, columns=list(actions.columns)).astype(actions.dtypes.to_dict())
-    return _payable(pd.concat([changed, invented], ignore_index=True), bars, cut)
-
-
-def _permuted_actions(
-    actions: pd.DataFrame, bars: pd.DataFrame, cut: pd.Timestamp, random: np.random.Generator
-) -> pd.DataFrame:
-    future = (actions["available_at"] > cut).to_numpy()
-    values = actions["value"].to_numpy(copy=True)
-    values[future] = random.permutation(values[future])
-    return _payable(actions.assign(value=values), bars, cut)
-
-
-def _payable(actions: pd.DataFrame, bars: pd.DataFrame, cut: pd.Timestamp) -> pd.DataFrame:
-    """Keep the future dividends below what the altered prices can pay: a function may refuse impossible ones."""
-    prices = bars.loc[(bars["available_at"] > cut) & (bars["close"] > 0)].groupby("symbol")["close"].min()
-    limit = 0.1 * actions["symbol"].map(prices).astype("float64")
-    excessive = (actions["available_at"] > cut) & (actions["kind"] == "dividend") & (actions["value"] > limit)
-    return actions.assign(value=actions["value"].where(~excessive, limit))
-
-
-_ALTER_ACTIONS = {"cut off": _known_actions, "changed": _changed_actions, "permuted": _permuted_actions}
+def _moves(bars: pd.DataFrame) -> pd.Series:
+    """Size of each bar's log return; none where the rows have no close."""
+    if "close" not in bars.columns:
+        return pd.Series(np.nan, index=bars.index)
+    return np.log(bars["close"].where(bars["close"] > 0)).groupby(bars["symbol"]).diff().abs()
