@@ -30,7 +30,7 @@ from atlas_pipeline.trading.market_path import MarketPath
 from atlas_pipeline.trading.policy import decide
 from atlas_pipeline.trading.simulator import Rules, open_account, step
 from atlas_pipeline.trading.state import context_vector, state_vector
-from atlas_pipeline.windows.panel import microseconds
+from atlas_pipeline.market.instants import microseconds
 
 if TYPE_CHECKING:
     import pandas as pd

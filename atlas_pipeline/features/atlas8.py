@@ -51,7 +51,7 @@ ATLAS8 = (
     ),
     Feature(
         "ATR",
-        "Wilder's average of the true range max(H, C[t−1]) − min(L, C[t−1]), without bar 0, which has no previous close",
+        "Wilder's average of the true range max(H, C[t−1]) − min(L, C[t−1]), without bar 0, which has none before",
         ("high", "low", "close"),
         CURRENCY,
         f"{WILDER}, sec. III; equal to TA-Lib ATR",

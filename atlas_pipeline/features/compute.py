@@ -1,30 +1,62 @@
-"""From bars to the feature matrix, symbol by symbol.
+"""From bars to the feature matrix: all series from their first bar on, or from where their memory ends.
 
-Averages with an exponential memory reach back to the first bar, so that a month's features equal those of a
-full recomputation only when the whole history before the month is read; it is small, and ``compute_features``
-expects it.
+Frames come in and go out; the arithmetic is in ``kernels``.
 """
 
 from __future__ import annotations
 
-from itertools import pairwise
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import timedelta
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from atlas_pipeline.config import DataSettings
-from atlas_pipeline.features import registry
-from atlas_pipeline.features.registry import FEATURES, REGISTRY
-from atlas_pipeline.market.adjustment import actions_by_bar, forward_factors
+from atlas_pipeline.features.memory import SeriesMemory
+from atlas_pipeline.features.registry import REGISTRY
+from atlas_pipeline.features.relative import VOLATILITY
+from atlas_pipeline.market.adjustment import actions_by_bar
 from atlas_pipeline.market.bars import CORPORATE_ACTIONS, empty
+from atlas_pipeline.market.calendars import LONGEST_CLOSURE
 
-_NEEDED = ("symbol", "interval", "available_at", "month", "high", "low", "close")
+INDEX_AGE_LIMIT = timedelta(days=7)
+"""A volatility index published longer ago than the longest closure of its exchange in a week says nothing any more."""
+
+_KEYS = ("symbol", "interval", "available_at", "month")
+_PRICES = ("open", "high", "low", "close", "volume")
+_IS_VOLUME = np.array([[name == "volume"] for name in (*_PRICES, "volatility_index")])
+_PARALLEL_ROWS = 50_000
+_MICROSECOND = timedelta(microseconds=1)
+
+
+@dataclass(frozen=True, eq=False)
+class Features:
+    """Features of bars, and what is needed to go on after them.
+
+    Attributes
+    ----------
+    frame
+        Rows of ``FEATURES``, one a bar, sorted by its key.
+    ages
+        int32 [rows, 4], see ``SeriesMemory``: from them follows why a value is missing.
+    memory
+        Of the series in the frame.
+    """
+
+    frame: pd.DataFrame
+    ages: NDArray[np.int32]
+    memory: SeriesMemory
 
 
 def compute_features(
     bars: pd.DataFrame,
     actions: pd.DataFrame | None = None,
     *,
+    volatility_index: pd.DataFrame | None = None,
     volatility_decay: float = DataSettings.volatility_decay,
 ) -> pd.DataFrame:
     """Compute every feature of the registry for every bar.
@@ -34,7 +66,7 @@ def compute_features(
     end; what is in currency is divided by the factor of its own bar.
 
     A bar whose high, low or close is missing, infinite or not positive has no features, and all of them begin
-    anew after it, with their warm-up: nothing is filled or carried over.
+    anew after it, and after a hole longer than ``LONGEST_CLOSURE``: nothing is filled or carried over.
 
     Parameters
     ----------
@@ -43,14 +75,17 @@ def compute_features(
         within a symbol and interval ``available_at`` increases.
     actions
         Rows of ``CORPORATE_ACTIONS`` of that history; None where there are none, as of indices.
+    volatility_index
+        ``available_at`` (``datetime64[us, UTC]``, increasing) and ``close`` (percent per root year) of the index, such
+        as the bars of VIX. A bar sees the last one published up to its own ``available_at``.
     volatility_decay
         Decay of ``volatility_ewma``.
 
     Returns
     -------
     pandas.DataFrame
-        Rows of ``FEATURES``, one a bar, sorted by its key; features are NaN during warm-up and where a formula is
-        undefined.
+        Rows of ``FEATURES``, one a bar, sorted by its key; features are float32, NaN during warm-up and where a formula
+        or its input is missing.
 
     Raises
     ------
@@ -59,100 +94,217 @@ def compute_features(
     CorporateActionError
         Where an action cannot be; see ``actions_by_bar``.
     """
-    missing = [name for name in _NEEDED if name not in bars.columns]
+    return continue_features(
+        SeriesMemory.empty(),
+        bars,
+        actions,
+        volatility_index=volatility_index,
+        volatility_decay=volatility_decay,
+    ).frame
+
+
+def continue_features(
+    memory: SeriesMemory,
+    bars: pd.DataFrame,
+    actions: pd.DataFrame | None = None,
+    *,
+    volatility_index: pd.DataFrame | None = None,
+    volatility_decay: float = DataSettings.volatility_decay,
+) -> Features:
+    """Compute the features of the bars that follow a memory: bit for bit those of a computation from the first bar on.
+
+    Parameters
+    ----------
+    memory
+        Of the bars before, computed with the same decay; not changed. A series it does not know begins.
+    bars, actions, volatility_index, volatility_decay
+        As for ``compute_features``; actions and index since the last bar in the memory are enough.
+
+    Raises
+    ------
+    ValueError
+        Where a column is missing, or times of a symbol do not increase, also beyond its memory.
+    CorporateActionError
+        Where an action cannot be; see ``actions_by_bar``.
+    """
+    ordered, bounds, series = _series(bars)
+    own = memory.of(series)
+    times = ordered["available_at"].to_numpy(dtype="datetime64[us]").astype(np.int64)
+    before = np.empty_like(times)
+    before[1:], before[bounds[:-1]] = times[:-1], own.last_bar
+    _require_increasing(ordered, times, before)
+    split, dividend = _actions(own, ordered, bounds, empty(CORPORATE_ACTIONS) if actions is None else actions)
+
+    inputs = np.full((len(_PRICES) + 1, len(ordered)), np.nan)
+    for number, name in enumerate(_PRICES):
+        inputs[number] = ordered[name].to_numpy(dtype=np.float64)
+    if volatility_index is not None:
+        inputs[-1] = _as_published(volatility_index, times)
+    # A volume of zero is a fact; a price of zero is not.
+    present = np.isfinite(inputs) & ((inputs > 0) | (_IS_VOLUME & (inputs == 0)))
+    inputs[~present] = np.nan
+    usable = present[1:4].all(axis=0)
+    begins_anew = before < times - LONGEST_CLOSURE // _MICROSECOND
+    ages = _ages(own, bounds, usable, present[[0, 4, 5]], begins_anew)
+
+    values = np.empty((len(REGISTRY), len(ordered)), np.float32)
+    _advance(own, volatility_decay, bounds, begins_anew, usable, split, dividend, inputs, values)
+    last = bounds[1:] - 1
+    remembered = SeriesMemory(
+        series, times[last], ordered["close"].to_numpy(dtype=np.float64)[last], ages[last], own.averages, own.history
+    )
+    keys = ordered[list(_KEYS)].reset_index(drop=True)
+    computed = pd.DataFrame(values.T, columns=list(REGISTRY), copy=False)
+    booked = pd.DataFrame({"split": split, "dividend": dividend})
+    return Features(pd.concat([keys, computed, booked], axis=1), ages, remembered)
+
+
+def trailing_volatility(
+    close: NDArray[np.float64], decay: float = DataSettings.volatility_decay
+) -> NDArray[np.float64]:
+    """Compute the column ``volatility_ewma`` of one series without a hole.
+
+    Parameters
+    ----------
+    close : float64 [n]
+        Closes with splits and dividends taken out, positive.
+    decay
+        Weight of the past.
+
+    Returns
+    -------
+    float64 [n]
+        Percent per bar; NaN during warm-up.
+    """
+    from atlas_pipeline.features.kernels.elementary import logarithm
+    from atlas_pipeline.features.kernels.recurrences import MEMORY, volatilities
+
+    logarithms, variance, fast = (np.empty(len(close)) for _ in range(3))
+    logarithm(close, logarithms)
+    volatilities(np.zeros(len(MEMORY)), 0, decay, np.diff(logarithms, prepend=np.nan), variance, fast)
+    result: NDArray[np.float64] = 100.0 * np.sqrt(variance)
+    result[: VOLATILITY.warmup] = np.nan
+    return result
+
+
+def _series(bars: pd.DataFrame) -> tuple[pd.DataFrame, NDArray[np.int64], tuple[tuple[str, str], ...]]:
+    """Bars sorted by series, where each series begins and ends, and their names."""
+    missing = [name for name in (*_KEYS, *_PRICES) if name not in bars.columns]
     if missing:
         raise ValueError(f"bars lack the columns {missing}: pass rows of the table 'bars'")
-    series = bars.groupby(["symbol", "interval"], sort=True).ngroup().to_numpy()
-    order = np.argsort(series, kind="stable")
-    ordered, series = bars.iloc[order], series[order]
-    times = ordered["available_at"].to_numpy(dtype="datetime64[us]").astype("int64")
-    back = np.flatnonzero((np.diff(times) <= 0) & (series[1:] == series[:-1]))
+    number = bars.groupby(["symbol", "interval"], sort=True).ngroup().to_numpy()
+    order = np.argsort(number, kind="stable")
+    ordered, number = bars.iloc[order], number[order]
+    bounds = np.flatnonzero(np.diff(number, prepend=-1, append=-1)) if len(number) else np.zeros(1, np.int64)
+    first = ordered.iloc[bounds[:-1]]
+    return ordered, bounds, tuple(zip(map(str, first["symbol"]), map(str, first["interval"]), strict=True))
+
+
+def _require_increasing(ordered: pd.DataFrame, times: NDArray[np.int64], before: NDArray[np.int64]) -> None:
+    back = np.flatnonzero(times <= before)
     if len(back):
-        culprit = ordered.iloc[back[0] + 1]
+        culprit = ordered.iloc[back[0]]
         raise ValueError(
             f"bars of {culprit['symbol']!r} ({culprit['interval']}) do not increase in time at "
-            f"{culprit['available_at']}: sort them and remove duplicates"
+            f"{culprit['available_at']}: sort them, remove duplicates, and leave out what was computed before"
         )
-    split, dividend = actions_by_bar(ordered, empty(CORPORATE_ACTIONS) if actions is None else actions)
-    values = np.full((len(REGISTRY), len(ordered)), np.nan)
-    prices = ordered[["high", "low", "close"]].to_numpy(dtype="float64")
-    for begin, end in pairwise(np.flatnonzero(np.diff(series, prepend=-1, append=-1))):
-        for first, last in _complete_runs(prices[begin:end]):
-            run = slice(begin + first, begin + last)
-            factor = forward_factors(prices[run, 2], split[run], dividend[run])
-            high, low, close = (column * factor for column in prices[run].T)
-            columns = _features_of_run(high, low, close, volatility_decay)
-            for number, (feature, column) in enumerate(zip(REGISTRY.values(), columns, strict=True)):
-                values[number, run] = column / factor if feature.in_currency else column
-    keys = ordered[["symbol", "interval", "available_at", "month"]].reset_index(drop=True)
-    computed = pd.DataFrame(values.T, columns=list(REGISTRY)).assign(split=split, dividend=dividend)
-    return pd.concat([keys, computed], axis=1)[list(FEATURES.names)]
 
 
-def _complete_runs(prices: np.ndarray) -> list[tuple[int, int]]:
-    """Begin and end of each run of rows whose prices are all finite and positive."""
-    usable = (np.isfinite(prices) & (prices > 0)).all(axis=1)
-    edges = np.flatnonzero(np.diff(np.concatenate(([False], usable, [False])).astype(np.int8)))
-    return [(int(begin), int(end)) for begin, end in zip(edges[::2], edges[1::2], strict=True)]
-
-
-def _features_of_run(
-    high: np.ndarray, low: np.ndarray, close: np.ndarray, volatility_decay: float
-) -> tuple[np.ndarray, ...]:
-    """Columns in the order of the registry, of bars without a hole."""
-    from atlas_pipeline.features import kernels
-
-    logarithm = np.log(close)
-    returns = _change(logarithm, 1)
-    percent = 100.0 * returns
-    rsi = kernels.rsi(close, registry.RSI_PERIOD)
-    macd = kernels.macd(close, registry.MACD_FAST, registry.MACD_SLOW, registry.MACD_SIGNAL)
-    middle, deviation = kernels.rolling_moments(close, registry.BAND_WINDOW)
-    ranges = kernels.true_range(high, low, close)
-    atr = kernels.average_true_range(ranges, registry.ATR_PERIOD)
-    # The first bar has no return: the window begins at the second.
-    volatility = np.full(len(close), np.nan)
-    volatility[1:] = kernels.rolling_moments(returns[1:], registry.VOLATILITY_WINDOW)[1]
-    momentum = _change(close, registry.MOMENTUM_PERIOD)
-    sigma = kernels.ewma_volatility(percent, volatility_decay, registry.VOLATILITY_SEED)
-    fast = kernels.ewma_volatility(percent, registry.FAST_DECAY, registry.VOLATILITY_SEED)
-    # A close that never moved has no volatility to measure by: what is a multiple of it is undefined, not
-    # infinite.
-    unit = np.where(sigma > 0.0, sigma, np.nan)
-    band = 2.0 * registry.BAND_WIDTH * deviation
-    position = np.where(band > 0.0, 0.5 + np.divide(close - middle, np.where(band > 0.0, band, 1.0)), 0.5)
-    position[np.isnan(deviation)] = np.nan
-    period = registry.MOMENTUM_PERIOD
-    return (
-        close,
-        rsi,
-        macd,
-        position,
-        atr,
-        volatility,
-        100.0 * _relative_change(close, registry.ROC_PERIOD),
-        momentum,
-        sigma,
-        percent / unit,
-        (rsi - 50.0) / 50.0,
-        100.0 * macd / (close * unit),
-        2.0 * position - 1.0,
-        np.log1p(100.0 * ranges / (_lag(close, 1) * unit)),
-        np.log(unit),
-        np.log(np.where(fast > 0.0, fast, np.nan) / unit),
-        100.0 * _change(logarithm, period) / (unit * np.sqrt(period)),
+def _actions(
+    own: SeriesMemory, ordered: pd.DataFrame, bounds: NDArray[np.int64], actions: pd.DataFrame
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Split and dividend on each bar; actions up to a series' last bar have been booked there."""
+    names = ["symbol", "interval", "available_at", "close"]
+    seen = np.flatnonzero(own.last_bar > np.iinfo(np.int64).min)
+    if not len(seen) or actions.empty:
+        return actions_by_bar(ordered, actions)
+    last = pd.DataFrame(
+        {
+            "symbol": [own.series[number][0] for number in seen],
+            "interval": [own.series[number][1] for number in seen],
+            "available_at": pd.to_datetime(own.last_bar[seen], unit="us", utc=True),
+            "close": own.last_close[seen],
+        }
     )
+    booked = actions["symbol"].map(last.groupby("symbol")["available_at"].min())
+    ahead = actions[~(actions["available_at"] < booked)]
+    joined = pd.concat([last, ordered[names]], ignore_index=True).assign(row=lambda rows: np.arange(len(rows)))
+    joined = joined.sort_values(["symbol", "interval", "available_at"], kind="stable")
+    split, dividend = np.empty(len(joined)), np.empty(len(joined))
+    split[joined["row"]], dividend[joined["row"]] = actions_by_bar(joined, ahead)
+    return split[len(last) :], dividend[len(last) :]
 
 
-def _lag(values: np.ndarray, bars: int) -> np.ndarray:
-    lagged = np.full(len(values), np.nan)
-    lagged[bars:] = values[:-bars] if bars < len(values) else values[:0]
-    return lagged
+def _as_published(index: pd.DataFrame, times: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Last value of the index that was published at each time; NaN where that is too long ago."""
+    published = index["available_at"].to_numpy(dtype="datetime64[us]").astype(np.int64)
+    if (np.diff(published) <= 0).any():
+        raise ValueError("the volatility index does not increase in time: sort it and remove duplicates")
+    values = np.concatenate([[np.nan], index["close"].to_numpy(dtype=np.float64)])
+    place = np.searchsorted(published, times, side="right")
+    instants = np.concatenate([[np.iinfo(np.int64).min // 2], published])
+    return np.where(times - instants[place] <= INDEX_AGE_LIMIT // _MICROSECOND, values[place], np.nan)
 
 
-def _change(values: np.ndarray, bars: int) -> np.ndarray:
-    return values - _lag(values, bars)
+def _ages(
+    own: SeriesMemory,
+    bounds: NDArray[np.int64],
+    usable: NDArray[np.bool_],
+    others: NDArray[np.bool_],
+    begins_anew: NDArray[np.bool_],
+) -> NDArray[np.int32]:
+    """Consecutive rows, up to and with each, that had usable prices, an open, a volume and a volatility index."""
+    rows, lengths = len(usable), np.diff(bounds)
+    place = np.arange(rows) - np.repeat(bounds[:-1], lengths)
+    # Places are counted within a series; what is accumulated over one series stays below the next one's.
+    level = np.repeat(np.arange(len(lengths)), lengths) * (rows + int(own.ages.max(initial=0)) + 2)
+    ages = np.empty((rows, 4), np.int32)
+    for kind, present in enumerate((usable, *others)):
+        begin = np.where(begins_anew, place, -np.repeat(own.ages[:, kind].astype(np.int64), lengths))
+        begin = np.where(present & usable, begin, place + 1)
+        ages[:, kind] = place + 1 - (np.maximum.accumulate(begin + level) - level)
+    return ages
 
 
-def _relative_change(values: np.ndarray, bars: int) -> np.ndarray:
-    return values / _lag(values, bars) - 1.0
+def _advance(
+    own: SeriesMemory,
+    volatility_decay: float,
+    bounds: NDArray[np.int64],
+    begins_anew: NDArray[np.bool_],
+    usable: NDArray[np.bool_],
+    split: NDArray[np.float64],
+    dividend: NDArray[np.float64],
+    inputs: NDArray[np.float64],
+    values: NDArray[np.float32],
+) -> None:
+    """Run the kernel over groups of whole series, one a processor where that pays."""
+    from atlas_pipeline.features.kernels.series import advance
+
+    def run(first: int, end: int) -> None:
+        advance(
+            own.averages[first:end],
+            own.history[first:end],
+            volatility_decay,
+            bounds[first : end + 1],
+            begins_anew,
+            usable,
+            split,
+            dividend,
+            inputs,
+            values,
+        )
+
+    threads = min(len(own.series), len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1)
+    edges = _balanced(bounds, threads if bounds[-1] >= _PARALLEL_ROWS else 1)
+    if len(edges) == 2:
+        run(0, len(own.series))
+        return
+    with ThreadPoolExecutor(len(edges) - 1) as pool:
+        list(pool.map(run, edges[:-1], edges[1:]))
+
+
+def _balanced(bounds: NDArray[np.int64], groups: int) -> Sequence[int]:
+    """Cut series into groups of about the same number of rows."""
+    shares = np.linspace(0, bounds[-1], groups + 1)
+    edges = np.searchsorted(bounds, shares)
+    return np.unique([0, *edges[1:-1], len(bounds) - 1]).tolist()

@@ -30,8 +30,8 @@ SETS: dict[str, tuple[str, ...]] = {
 
 FEATURES = Table(
     name="features",
-    description="The feature matrix: one row a symbol and bar; and what corporate actions brought at each bar, from which "
-    "returns are made and accounts are booked",
+    description="The feature matrix: one row a symbol and bar; and what corporate actions brought at each bar, from "
+    "which returns are made and accounts are booked",
     columns=(
         SYMBOL,
         INTERVAL,

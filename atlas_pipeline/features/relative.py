@@ -67,7 +67,7 @@ RELATIVE = (
         "100 · ln(C[t] / C[t−period]) / (σ · √period)",
         ("close", "volatility_ewma"),
         "σ of the period",
-        "time-series momentum scaled by volatility: Moskowitz, Ooi and Pedersen, J. of Financial Economics 104 (2012) 228",
+        "time-series momentum in volatilities: Moskowitz, Ooi and Pedersen, J. of Financial Economics 104 (2012) 228",
         VOLATILITY_SEED,
         {"period": MOMENTUM_PERIOD},
     ),

@@ -16,7 +16,7 @@ RETURN_HORIZONS = (1, 5, 20, 60)
 VOLATILITY_WINDOWS = (5, 20, 60)
 RANGE_WINDOW = 20
 VOLUME_WINDOW = 20
-INDEX_AVERAGE_WINDOW, INDEX_SCORE_WINDOW = 20, 60
+INDEX_AVERAGE_WINDOW, INDEX_SCORE_WINDOW = 20, 100
 
 _MURPHY = "Murphy, Technical Analysis of the Financial Markets, 1999"
 _DONCHIAN = f"{_MURPHY}, ch. 9 (Donchian's four-week rule)"
@@ -249,7 +249,7 @@ VOLATILITY_INDEX = (
         -1.0,
     ),
     Feature(
-        "vix_zscore_60",
+        "vix_zscore_100",
         "(vix − mean) / deviation (ddof 0) over the window",
         ("vix",),
         "deviations",

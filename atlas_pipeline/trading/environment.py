@@ -14,8 +14,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from atlas_pipeline.config import Config
-from atlas_pipeline.features.kernels import ewma_volatility
-from atlas_pipeline.features.registry import VOLATILITY_SEED
+from atlas_pipeline.features.compute import trailing_volatility
 from atlas_pipeline.market.adjustment import forward_factors
 from atlas_pipeline.trading.layout import ACTIONS, CONTEXT, EQUITY, PEAK, POSITION
 from atlas_pipeline.trading.simulator import Rules, open_account, step
@@ -103,11 +102,7 @@ class TradingEnvironment:
         self.split, self.dividend = (np.ascontiguousarray(column) for column in booked.T)
         index = self.close * forward_factors(self.close, self.split, self.dividend)
         self.volatility = (
-            ewma_volatility(
-                np.diff(100.0 * np.log(index), prepend=np.nan),
-                self.config.volatility_decay,
-                VOLATILITY_SEED,
-            )
+            trailing_volatility(index, self.config.volatility_decay)
             if volatility is None
             else np.asarray(volatility, np.float64)
         )

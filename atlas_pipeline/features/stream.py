@@ -1,0 +1,123 @@
+"""The features of one series, one bar at a time: the streaming twin of ``compute``."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+import numpy as np
+from numpy.typing import NDArray
+
+from atlas_pipeline.config import DataSettings
+from atlas_pipeline.features.memory import SeriesMemory
+from atlas_pipeline.market.calendars import LONGEST_CLOSURE
+from atlas_pipeline.market.instants import EPOCH, microseconds
+
+_LONGEST_CLOSURE = LONGEST_CLOSURE // timedelta(microseconds=1)
+_IS_VOLUME = np.arange(6) == 4
+_ONE_ROW = np.array([0, 1])
+
+
+class FeatureStream:
+    """Every feature of the registry, bar by bar; bit for bit what ``compute_features`` gives for the whole series.
+
+    ``memory`` is advanced with every bar; written and read again it goes on where it was.
+
+    Parameters
+    ----------
+    symbol, interval
+        The series.
+    memory
+        Of the bars before; None begins the series.
+    volatility_decay
+        Decay of ``volatility_ewma``; the one the memory was made with.
+    """
+
+    def __init__(
+        self,
+        symbol: str,
+        interval: str = "1d",
+        memory: SeriesMemory | None = None,
+        *,
+        volatility_decay: float = DataSettings.volatility_decay,
+    ) -> None:
+        from atlas_pipeline.features.kernels.series import FEATURES, INPUTS
+
+        self.memory = (memory or SeriesMemory.empty()).of([(symbol, interval)])
+        self._decay = volatility_decay
+        self._inputs = np.empty((len(INPUTS), 1))
+        self._out = np.empty((FEATURES, 1), np.float32)
+
+    def update(
+        self,
+        available_at: datetime,
+        *,
+        open: float,
+        high: float,
+        low: float,
+        close: float,
+        volume: float,
+        split: float = 1.0,
+        dividend: float = 0.0,
+        volatility_index: float = float("nan"),
+    ) -> NDArray[np.float32]:
+        """Take the next bar and return its features.
+
+        Parameters
+        ----------
+        available_at
+            Instant at which the bar is complete, with a time zone; later than the last.
+        open, high, low, close, volume
+            As traded; NaN where missing.
+        split
+            Shares at this bar for one at the bar before.
+        dividend
+            Cash a share paid at this bar, counted after the split.
+        volatility_index
+            Last value published up to ``available_at``, percent per root year; NaN without one.
+
+        Returns
+        -------
+        float32 [len(REGISTRY)]
+            In the order of the registry; NaN where undefined.
+
+        Raises
+        ------
+        ValueError
+            Where the bar is not later than the last one, or a split or dividend cannot be.
+        """
+        from atlas_pipeline.features.kernels.series import advance
+
+        instant, memory = microseconds(available_at), self.memory
+        last = int(memory.last_bar[0])
+        if instant <= last:
+            raise ValueError(
+                f"{memory.series[0]}: the bar of {available_at} is not later than the last, "
+                f"{EPOCH + timedelta(microseconds=last)}: pass each bar once, in order"
+            )
+        if not (np.isfinite(split) and split > 0.0 and np.isfinite(dividend) and dividend >= 0.0):
+            raise ValueError(
+                f"{memory.series[0]}: split={split} and dividend={dividend} at {available_at}: a split is a positive "
+                "ratio, 1 without one, a dividend is not negative"
+            )
+        inputs = self._inputs
+        inputs[:, 0] = open, high, low, close, volume, volatility_index
+        positive = np.isfinite(inputs[:, 0]) & ((inputs[:, 0] > 0.0) | (_IS_VOLUME & (inputs[:, 0] == 0.0)))
+        inputs[~positive] = np.nan
+        usable = bool(positive[1:4].all())
+        begins_anew = last < instant - _LONGEST_CLOSURE
+        advance(
+            memory.averages,
+            memory.history,
+            self._decay,
+            _ONE_ROW,
+            np.array([begins_anew]),
+            np.array([usable]),
+            np.array([split]),
+            np.array([dividend]),
+            inputs,
+            self._out,
+        )
+        for kind, present in enumerate((usable, *(positive[[0, 4, 5]] & usable))):
+            memory.ages[0, kind] = ((0 if begins_anew else memory.ages[0, kind]) + 1) if present else 0
+        memory.last_bar[0], memory.last_close[0] = instant, close
+        return self._out[:, 0].copy()
