@@ -32,7 +32,7 @@ def validate_features(frame: pd.DataFrame) -> pd.DataFrame:
     except SchemaErrors as error:
         cases = error.failure_cases
         found = [
-            f"{column or 'frame'}: {check} ({len(group)} cases, first {group['failure_case'].iloc[0]!r})"
+            f"{column or 'frame'}: {check} ({len(group)} cases, first {group['failure_case'].iloc[0]})"
             for (column, check), group in cases.groupby(["column", "check"], dropna=False, sort=False)
         ]
         raise FeatureSchemaError(
@@ -41,6 +41,13 @@ def validate_features(frame: pd.DataFrame) -> pd.DataFrame:
     infinite = [name for name in REGISTRY if np.isinf(checked[name]).any()]
     if infinite:
         raise FeatureSchemaError(f"features {infinite} are infinite: look for absurd prices in the bars of those rows")
-    if (checked["RSI"] > 100.0).any():
-        raise FeatureSchemaError(f"RSI reaches {checked['RSI'].max()}, above 100: recompute with compute_features")
+    above = [
+        f"{name} reaches {checked[name].max()}, above {feature.maximum:g}"
+        for name, feature in REGISTRY.items()
+        if feature.maximum is not None and (checked[name] > feature.maximum).any()
+    ]
+    if above:
+        raise FeatureSchemaError(
+            f"features break their limits: {'; '.join(above)}. Recompute them with compute_features"
+        )
     return checked
