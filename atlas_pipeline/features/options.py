@@ -1,47 +1,267 @@
-"""Features of option chains: contract by contract, and what a chain as a whole says about its underlying.
+"""The set ``options``: what option chains say, contract by contract and about their underlying.
 
-The formulas of an option's price stand in ``black_scholes``.
+A contract's features are computed in ``option_contracts``, an underlying's in ``option_surface``; the formulas of an
+option's price stand in ``black_scholes``. Nothing is computed here.
+
+The documents of origin approximate the greeks "without Black-Scholes", with d = ln(S/K) / (σ√T), and yet need σ. What
+was wrong: d lacks the half variance σ√T / 2; a put's delta lacks the −1; theta, −γ / (2T), lacks the factor σ²S²T, so
+that it has another unit and no right size. Corrected, the proxies are Black-Scholes with neither rate nor dividends,
+for which a contract's own S, K, T and σ suffice: beside the true values they show what carry is worth.
+
+Their largest and mean errors, delta's as it is, the others' as shares of their at-the-money values at the same σ and T,
+on a grid of S/K from 0.8 to 1.2, 7 to 365 days, σ from 10% to 60% and both rights at S = 100, where the true rate and
+carry are those of the head; and the errors of the documents' own formulas where they are zero:
+
+===== ==== ============ ============ ==================================================
+proxy 0%   2%           5%           documents' formulas at 0%
+===== ==== ============ ============ ==================================================
+delta 0    0.080, 0.009 0.198, 0.023 1.000, 0.500; of calls alone 0.120, 0.026
+gamma 0    0.121, 0.013 0.297, 0.031 0.122, 0.027
+vega  0    0.121, 0.013 0.297, 0.031 0
+theta 0    1.158, 0.089 2.719, 0.219 1.000, 0.612
+===== ==== ============ ============ ==================================================
+
+The largest are those of a year at 10%. Of the interaction features ``ln m · ln T`` went to infinity at expiry and
+changed its sign at one year, and ``ln(volume) · |ln m|`` had no value where nothing traded: both logs are of one plus a
+count now, of days and of contracts.
 """
 
 from __future__ import annotations
 
-import numpy as np
-import pandas as pd
-
+from atlas_pipeline.features.feature import CURRENCY, Feature
 from atlas_pipeline.market.bars import AVAILABLE_AT, MONTH
-from atlas_pipeline.market.calendars import XNYS, sessions
-from atlas_pipeline.market.option_chain import CALL, OPTION_CHAIN, PUT
+from atlas_pipeline.market.option_chain import OPTION_CHAIN
 from atlas_pipeline.market.table import Column, Table
 
-_CONTRACT = tuple(column for column in OPTION_CHAIN.columns if column.name in OPTION_CHAIN.key)
-_DAYS_OF_YEAR = 365.0
-_SKEW_DELTA = 0.25
-_TARGET_DAYS = 30.0
-_MINIMUM_DAYS = 7.0
+DAYS_OF_YEAR = 365.0
+PARITY_STRIKES, PARITY_MINIMUM = 5, 3
+NEAR_DAYS, FAR_DAYS, MINIMUM_DAYS = 30.0, 90.0, 1.0
+SKEW_DELTA = 0.25
+# Neighbours further apart than this say nothing of what lies between: in ln K, in delta, in multiples of the maturity.
+WIDEST_STRIKES, WIDEST_DELTAS, WIDEST_MATURITIES = 0.2, 0.35, 1.5
 
+BLACK_SCHOLES = "Black and Scholes, J. of Political Economy 81 (1973) 637, eq. 13"
+GREEKS = "Merton, Bell J. of Economics 4 (1973) 141, sec. 7: Black and Scholes with a yield, derived"
+DOCUMENTS = "documents of origin, Technical Architecture"
+PROXIES = f"{DOCUMENTS}, Greeks Proxies, corrected; zero-rate {BLACK_SCHOLES}, derived"
+INTERACTIONS = f"{DOCUMENTS}, Interaction Features"
+CBOE = "Cboe Volatility Index Mathematics Methodology: 30-day variance, linear in total variance between two expiries"
 
-def _nullable(name: str, description: str, unit: str) -> Column:
-    return Column(name, "float64", description, unit, nullable=True)
+VENDOR, MID, NONE = "vendor", "mid", "none"
+"""Where a contract's volatility comes from."""
 
+_OPTION = ("moneyness", "years_to_expiry", "forward", "implied_volatility")
+_PROXY = ("moneyness", "years_to_expiry", "implied_volatility")
+
+OPTION_CONTRACT = (
+    Feature(
+        "moneyness",
+        "m = S / K",
+        ("underlying_close", "strike"),
+        "ratio",
+        f"{BLACK_SCHOLES}: what, with time, rate and volatility, an option's price over the strike depends on",
+        minimum=0.0,
+    ),
+    Feature(
+        "years_to_expiry",
+        "T, from available_at to the close of the last session up to the expiry; not positive once it has closed",
+        ("available_at", "expiry"),
+        "years of 365 days",
+        CBOE + ", which counts minutes of 365 days as well",
+        parameters={"days_of_year": DAYS_OF_YEAR},
+    ),
+    Feature(
+        "mid", "(bid + ask) / 2; null where nobody bids or nobody asks", ("bid", "ask"), CURRENCY, CBOE, minimum=0.0
+    ),
+    Feature(
+        "implied_carry",
+        "b = ln(F / S) / T, F the median of K + exp(r·T) · (call − put) over the strikes of the expiry where the mids "
+        "differ least; null with fewer than three",
+        ("mid", "strike", "underlying_close", "years_to_expiry"),
+        "per year",
+        "put-call parity: Stoll, J. of Finance 24 (1969) 801; the strikes as in the forward of the " + CBOE,
+        parameters={"strikes": PARITY_STRIKES, "at_least": PARITY_MINIMUM},
+    ),
+    Feature(
+        "forward",
+        "F = S · exp(b·T); b = r where the quotes do not tell it",
+        ("underlying_close", "years_to_expiry", "implied_carry"),
+        CURRENCY,
+        "cost of carry: Merton, Bell J. of Economics 4 (1973) 141, sec. 7",
+        minimum=0.0,
+    ),
+    Feature(
+        "implied_volatility",
+        "σ: the vendor's where its price lies within the quote, else that of the mid; null where none gives it",
+        ("mid", *_OPTION[:3]),
+        "per root year",
+        GREEKS + ", inverted",
+        minimum=0.0,
+    ),
+    Feature("delta", "∂price / ∂S", _OPTION, "ratio", GREEKS),
+    Feature("gamma", "∂²price / ∂S²", _OPTION, "per currency", GREEKS, minimum=0.0),
+    Feature("vega", "∂price / ∂σ", _OPTION, "currency per unit of volatility", GREEKS, minimum=0.0),
+    Feature("theta", "∂price / ∂t, time passing", _OPTION, "currency per year", GREEKS),
+    Feature(
+        "delta_proxy",
+        "Φ(d) of a call, Φ(d) − 1 of a put, d = ln m / (σ√T) + σ√T / 2",
+        _PROXY,
+        "ratio",
+        PROXIES,
+        parameters={"error_at_0%": 0.0, "error_at_5%": 0.198},
+        minimum=-1.0,
+        maximum=1.0,
+    ),
+    Feature(
+        "gamma_proxy",
+        "φ(d) / (S·σ√T)",
+        _PROXY,
+        "per currency",
+        PROXIES,
+        parameters={"error_at_0%": 0.0, "error_at_5%": 0.297},
+        minimum=0.0,
+    ),
+    Feature(
+        "vega_proxy",
+        "S·φ(d)·√T",
+        _PROXY,
+        "currency per unit of volatility",
+        PROXIES,
+        parameters={"error_at_0%": 0.0, "error_at_5%": 0.297},
+        minimum=0.0,
+    ),
+    Feature(
+        "theta_proxy",
+        "−σ²·S²·gamma_proxy / 2",
+        ("gamma_proxy", *_PROXY[2:]),
+        "currency per year",
+        PROXIES,
+        parameters={"error_at_0%": 0.0, "error_at_5%": 2.719},
+        maximum=0.0,
+    ),
+    Feature(
+        "moneyness_root_time",
+        "m · √T",
+        ("moneyness", "years_to_expiry"),
+        "root years",
+        INTERACTIONS + ", f1",
+        minimum=0.0,
+    ),
+    Feature(
+        "log_moneyness_log_days",
+        "ln m · ln(1 + days to expiry)",
+        ("moneyness", "years_to_expiry"),
+        "log ratio times log days",
+        INTERACTIONS + ", f2, corrected: ln T has no bound at expiry and changes its sign at a year",
+    ),
+    Feature(
+        "squared_moneyness_time",
+        "(m − 1)² · T",
+        ("moneyness", "years_to_expiry"),
+        "years",
+        INTERACTIONS + ", f3",
+        minimum=0.0,
+    ),
+    Feature(
+        "log_volume_log_moneyness",
+        "ln(1 + volume) · |ln m|; null where the volume is",
+        ("moneyness", "volume"),
+        "log contracts times log ratio",
+        INTERACTIONS + ", f4, corrected: ln(volume) has no value where nothing traded",
+        minimum=0.0,
+    ),
+    Feature(
+        "at_the_money_root_time",
+        "exp(−(ln m)²) · √T, which at strikes 20% away is still 95% of √T",
+        ("moneyness", "years_to_expiry"),
+        "root years",
+        INTERACTIONS + ", f5",
+        minimum=0.0,
+    ),
+)
+"""Features of a contract, in the order of the columns of ``OPTION_FEATURES``."""
+
+_SMILE = ("implied_volatility", "delta", "forward", "strike", "years_to_expiry")
+_PUTS_SHARE = (
+    "Pan and Poteshman, Review of Financial Studies 19 (2006) 871: puts over puts and calls; of all traders here"
+)
+
+OPTION_UNDERLYING = (
+    Feature(
+        "atm_volatility",
+        "σ at K = F and 30 days: linear in ln K between the out-of-the-money options around F; σ²T linear in T between "
+        "the expiries around that have a day left or more, and from none at T = 0 before the first",
+        _SMILE,
+        "per root year",
+        CBOE,
+        parameters={
+            "days": NEAR_DAYS,
+            "minimum_days": MINIMUM_DAYS,
+            "widest_log_strikes": WIDEST_STRIKES,
+            "widest_maturities": WIDEST_MATURITIES,
+        },
+        minimum=0.0,
+    ),
+    Feature(
+        "put_call_skew",
+        "(σ of the put with delta −0.25 − σ of the call with 0.25) / atm_volatility, at 30 days: linear in delta "
+        "between the out-of-the-money options around, in time as atm_volatility, from expiries that have both",
+        _SMILE,
+        "fraction of atm_volatility",
+        "Mixon, J. of Derivatives 18 (2011) 9: the measure least bound to the level; in time as the " + CBOE,
+        parameters={"delta": SKEW_DELTA, "days": NEAR_DAYS, "widest_deltas": WIDEST_DELTAS},
+    ),
+    Feature(
+        "term_slope",
+        "σ at K = F at 90 days less that at 30, each as atm_volatility",
+        _SMILE,
+        "per root year",
+        "Vasquez, J. of Financial and Quantitative Analysis 52 (2017) 2727: slope of the volatility term structure; "
+        "at constant maturities as the " + CBOE,
+        parameters={"near_days": NEAR_DAYS, "far_days": FAR_DAYS},
+    ),
+    Feature(
+        "put_volume_share",
+        "Σ volume of puts / Σ volume of all contracts; null where none traded",
+        ("volume",),
+        "ratio",
+        _PUTS_SHARE,
+        minimum=0.0,
+        maximum=1.0,
+    ),
+    Feature(
+        "put_interest_share",
+        "Σ open interest of puts / Σ open interest of all contracts; null where none is open",
+        ("open_interest",),
+        "ratio",
+        _PUTS_SHARE + ", of open interest",
+        minimum=0.0,
+        maximum=1.0,
+    ),
+    Feature(
+        "contracts",
+        "Contracts of the chain with an implied volatility",
+        ("implied_volatility",),
+        "contracts",
+        "how much the others rest on",
+        minimum=0.0,
+    ),
+)
+"""Features of an underlying, in the order of the columns of ``UNDERLYING_OPTION_FEATURES``."""
+
+OPTIONS_SET: tuple[str, ...] = tuple(feature.name for feature in OPTION_UNDERLYING)
+"""Columns of the set ``options`` that a model can read, joined to bars with ``as_of.latest_as_of``."""
+
+CONTRACT = tuple(column for column in OPTION_CHAIN.columns if column.name in OPTION_CHAIN.key)
+"""Columns that say which contract, and when."""
 
 OPTION_FEATURES = Table(
     name="option_features",
     description="Features of option contracts, one row a contract and instant",
     columns=(
-        *_CONTRACT,
-        Column("moneyness", "float64", "Underlying over strike, S / K", "ratio", minimum=0.0),
-        Column(
-            "years_to_expiry",
-            "float64",
-            "To the close of the last session",
-            "years of 365 days",
-        ),
-        _nullable("mid", "(bid + ask) / 2; null without both", "currency"),
-        _nullable("implied_volatility", "Volatility that gives the mid; null where none does", "per root year"),
-        _nullable("delta", "Change of the price with the underlying's", "ratio"),
-        _nullable("gamma", "Change of delta with the underlying's price", "per currency"),
-        _nullable("vega", "Change of the price with volatility", "currency per unit of volatility"),
-        _nullable("theta", "Change of the price with time", "currency per year"),
+        *CONTRACT,
+        *(feature.column("float64") for feature in OPTION_CONTRACT),
+        Column("volatility_source", "string", f"Where implied_volatility comes from: {VENDOR}, {MID} or {NONE}"),
         MONTH,
     ),
     key=OPTION_CHAIN.key,
@@ -51,139 +271,14 @@ OPTION_FEATURES = Table(
 
 UNDERLYING_OPTION_FEATURES = Table(
     name="underlying_option_features",
-    description="What an option chain says about its underlying, from the expiry nearest to 30 days",
+    description="What an option chain says about its underlying, one row an underlying and instant",
     columns=(
         Column("symbol", "string", "The underlying"),
         AVAILABLE_AT,
-        Column(
-            "contracts",
-            "int64",
-            "Contracts with an implied volatility in that expiry",
-            "contracts",
-            minimum=0,
-        ),
-        _nullable("days_to_expiry", "Days to that expiry", "days"),
-        _nullable("atm_volatility", "Mean implied volatility of call and put at the nearest strike", "per root year"),
-        _nullable(
-            "put_call_skew",
-            "Implied volatility of the put with delta nearest −0.25 less that of the call nearest 0.25",
-            "per root year",
-        ),
+        *(feature.column("float64") for feature in OPTION_UNDERLYING),
         MONTH,
     ),
     key=("symbol", "available_at"),
     partition_by="month",
     time="available_at",
 )
-
-
-def compute_option_features(chain: pd.DataFrame, *, rate: float = 0.0, calendar: str = XNYS) -> pd.DataFrame:
-    """Compute the features of each contract by itself.
-
-    Parameters
-    ----------
-    chain
-        Validated rows of ``OPTION_CHAIN``.
-    rate
-        Risk-free rate, continuously compounded, per year.
-    calendar
-        The exchange whose last session up to ``expiry`` ends the contract (contracts of old expire on a
-        Saturday).
-
-    Returns
-    -------
-    pandas.DataFrame
-        Rows of ``OPTION_FEATURES``, in the order of ``chain``; null where there is no mid, no volatility that
-        gives it, or no time left.
-    """
-    from atlas_pipeline.features import black_scholes
-
-    frame = chain[[column.name for column in _CONTRACT]].reset_index(drop=True)
-    if frame.empty:
-        return frame.reindex(columns=list(OPTION_FEATURES.names)).astype({"month": "str"})
-    spot = chain["underlying_close"].to_numpy(dtype="float64")
-    strike = chain["strike"].to_numpy(dtype="float64")
-    call = (chain["right"] == CALL).to_numpy()
-    mid = ((chain["bid"] + chain["ask"]) / 2).to_numpy(dtype="float64")
-    remaining = _last_closes(frame["expiry"], calendar) - frame["available_at"]
-    years = remaining.dt.total_seconds().to_numpy() / (86_400.0 * _DAYS_OF_YEAR)
-    volatility = black_scholes.implied_volatility(mid, spot, strike, years, rate, call)
-    delta, gamma, vega, theta = black_scholes.greeks(spot, strike, years, volatility, rate, call)
-    computed = {
-        "moneyness": spot / strike,
-        "years_to_expiry": years,
-        "mid": mid,
-        "implied_volatility": volatility,
-        "delta": delta,
-        "gamma": gamma,
-        "vega": vega,
-        "theta": theta,
-        "month": chain["month"].to_numpy(),
-    }
-    return frame.assign(**computed).astype({"month": "str"})[list(OPTION_FEATURES.names)]
-
-
-def aggregate_option_features(features: pd.DataFrame) -> pd.DataFrame:
-    """Reduce the contracts of each underlying and instant to its at-the-money level and its skew.
-
-    The expiry is the one nearest to 30 days, at least 7 days away, that has an implied volatility.
-
-    Parameters
-    ----------
-    features
-        Rows of ``OPTION_FEATURES``.
-
-    Returns
-    -------
-    pandas.DataFrame
-        Rows of ``UNDERLYING_OPTION_FEATURES``; values are null where no such expiry, or no contract, exists.
-    """
-    rows = []
-    for (underlying, available_at, month), contracts in features.groupby(["underlying", "available_at", "month"]):
-        days = contracts["years_to_expiry"] * _DAYS_OF_YEAR
-        usable = contracts[(days >= _MINIMUM_DAYS) & contracts["implied_volatility"].notna()]
-        row = {"symbol": underlying, "available_at": available_at, "month": month, "contracts": 0}
-        if len(usable):
-            usable = usable.assign(days=days[usable.index])
-            nearest = usable.iloc[int((usable["days"] - _TARGET_DAYS).abs().argmin())]
-            chosen = usable[usable["expiry"] == nearest["expiry"]]
-            row |= {
-                "contracts": len(chosen),
-                "days_to_expiry": float(nearest["days"]),
-                "atm_volatility": _at_the_money(chosen),
-                "put_call_skew": _at_delta(chosen, PUT, -_SKEW_DELTA) - _at_delta(chosen, CALL, _SKEW_DELTA),
-            }
-        rows.append(row)
-    frame = pd.DataFrame(rows, columns=list(UNDERLYING_OPTION_FEATURES.names))
-    numbers = dict.fromkeys(("days_to_expiry", "atm_volatility", "put_call_skew"), "float64")
-    return frame.astype(
-        {
-            "symbol": "str",
-            "available_at": "datetime64[us, UTC]",
-            "contracts": "int64",
-            "month": "str",
-            **numbers,
-        }
-    )
-
-
-def _last_closes(expiries: pd.Series, calendar: str) -> pd.Series:
-    """Find the close of the last session on or before each expiry."""
-    first, last = expiries.min() - pd.Timedelta(days=10), expiries.max()
-    known = sessions(first, last, calendar)
-    days = expiries.to_numpy(dtype="datetime64[us]")
-    position = np.searchsorted(known["session"].to_numpy(), days, side="right") - 1
-    return known["available_at"].iloc[position].reset_index(drop=True)
-
-
-def _at_the_money(contracts: pd.DataFrame) -> float:
-    distance = np.log(contracts["moneyness"]).abs()
-    nearest = contracts["strike"].iloc[int(distance.argmin())]
-    return float(contracts.loc[contracts["strike"] == nearest, "implied_volatility"].mean())
-
-
-def _at_delta(contracts: pd.DataFrame, right: str, delta: float) -> float:
-    of_right = contracts[contracts["right"] == right]
-    if of_right.empty:
-        return float("nan")
-    return float(of_right["implied_volatility"].iloc[int((of_right["delta"] - delta).abs().argmin())])

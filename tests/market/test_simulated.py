@@ -201,7 +201,7 @@ def test_the_imbalance_predicts_as_much_as_was_planted(lean, r2):
 
 
 def test_option_chains_pass_validation_and_their_mids_have_the_volatility_given():
-    from atlas_pipeline.features.options import compute_option_features
+    from atlas_pipeline.features.option_contracts import compute_option_features
 
     source = daily()
     chain = source.option_chain(["A", "B"], START, END)
@@ -213,7 +213,7 @@ def test_option_chains_pass_validation_and_their_mids_have_the_volatility_given(
     closes = source.bars(["A", "B"], START, END).set_index(["symbol", "available_at"])["close"]
     keys = pd.MultiIndex.from_frame(chain[["underlying", "available_at"]])
     np.testing.assert_array_equal(chain["underlying_close"], closes.loc[keys])
-    features = compute_option_features(accepted)
+    features = compute_option_features(accepted.assign(implied_volatility=np.nan))
     merged = features.merge(accepted, on=["underlying", "available_at", "expiry", "right", "strike"])
     mid = (merged["bid"] + merged["ask"]) / 2
     intrinsic = (merged["underlying_close"] - merged["strike"]) * np.where(merged["right"] == "call", 1, -1)
