@@ -14,7 +14,7 @@ BIN := $(VENV)/bin
 # One thread a worker: two workers already fill two cores.
 PYTEST := env -u ATLAS_HOME -u DAGSTER_HOME OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
 
-.PHONY: demo ingest ui mlflow test check bench format
+.PHONY: demo ingest ui mlflow test check bench docs format
 
 demo: $(VENV)/ready
 	$(BIN)/python -m atlas_pipeline.demo
@@ -45,6 +45,9 @@ bench: $(VENV)/ready
 	@for module in $(basename $(notdir $(filter-out %/__init__.py,$(wildcard benchmarks/*.py)))); do \
 		$(BIN)/python -m benchmarks.$$module || exit 1; \
 	done
+
+docs: $(VENV)/ready
+	$(BIN)/python -m atlas_pipeline.features.documentation
 
 format: $(VENV)/ready
 	$(BIN)/ruff format .
