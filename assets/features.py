@@ -1,25 +1,31 @@
 """The features stage: causal indicators by month, and the yearly panels that models read."""
 
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 import dagster as dg
 import pandas as pd
 
-from assets.ingestion import by_month, month_bounds
+from assets.feature_history import FEATURES_VERSION, compute_months, keep_memories, read_all, read_history, to_remember
+from assets.ingestion import by_month
 from assets.loading import model_rows
 from assets.market import bars
 from assets.metadata import OWNERS, TRANSIENT, frame, materializations, permanent, picture, table_metadata
 from assets.partitions import MONTHS, MONTHS_OF_THE_YEAR, YEARS
 from assets.refresh import REFRESHED, market_freshness
-from assets.schema_check import require_rows, schema_result, stored
+from assets.schema_check import require_rows, schema_result
+from assets.snapshot_features import microstructure_features, option_features
+from atlas_pipeline.features.coverage import FEATURE_COVERAGE
 from atlas_pipeline.features.model_inputs import PANEL_FEATURES
-from atlas_pipeline.features.registry import FEATURES
+from atlas_pipeline.features.registry import FEATURES, SETS
 from atlas_pipeline.market.adjustment import CorporateActionError
-from atlas_pipeline.market.bars import BAR_REVISIONS, BARS, CORPORATE_ACTIONS
 from resources.artifacts import Artifacts
+from resources.market import Market
 from resources.rows import content_version
 from resources.warehouse import Warehouse
+
+AUDITED_SYMBOLS = 20
+"""Symbols whose future is altered, and that are computed bar by bar; every symbol's rows are computed again."""
 
 
 @dg.asset(
@@ -30,80 +36,91 @@ from resources.warehouse import Warehouse
     pool="lake",
     kinds={"numba", "duckdb"},
     owners=OWNERS,
-    code_version="2",
+    code_version=FEATURES_VERSION,
     retry_policy=TRANSIENT,
     freshness_policy=market_freshness(),
     metadata=table_metadata(FEATURES),
 )
 def features(
-    context: dg.AssetExecutionContext, warehouse: Warehouse
+    context: dg.AssetExecutionContext, artifacts: Artifacts, market: Market, warehouse: Warehouse
 ) -> Iterator[dg.MaterializeResult | dg.AssetMaterialization]:
-    """Eight indicators and the model inputs made of them, one row a symbol and bar.
+    """Every feature of bars: indicators, returns, ranges, multiples of a trailing volatility, the volatility index.
 
-    Indicators that recur (RSI, MACD, ATR) remember everything before them, so each month is computed from the
-    whole history up to its end: a month computed alone equals the same month of a full computation. Splits and
-    dividends are taken out of the prices as of each bar, so that none is a price move and no later one changes a row.
+    One row a symbol and bar, causal and point in time: splits and dividends are taken out of the prices as of each bar,
+    so that none is a price move and no later one changes a row. Only the bars since the last month whose memory was
+    kept are read; the rows equal those of a full computation bit for bit. Why a value is missing stands in the table
+    `feature_coverage`.
     """
-    from atlas_pipeline.features.compute import compute_features
-    from atlas_pipeline.features.coverage import coverage
-    from atlas_pipeline.features.plots import plot_features
+    from atlas_pipeline.features.coverage import coverage_of
+    from atlas_pipeline.features.memory import SeriesMemoryError
 
     months = sorted(context.partition_keys)
-    _, end = month_bounds(months)
-    history, actions = _history(warehouse, end)
-    with permanent(CorporateActionError):
-        computed = compute_features(history, actions)
-    chosen = computed[computed["month"].isin(months)]
-    absent = sorted(set(months) - set(chosen["month"]))
+    with warehouse.session() as lake, permanent(SeriesMemoryError):
+        history = read_history(lake, market, artifacts, months)
+    absent = sorted(set(months) - set(history.bars["month"]))
     if absent:
         raise dg.Failure(f"no bars in {', '.join(absent)}: materialize these months of bars first", allow_retries=False)
-    restated = _outdated(warehouse, computed, months)
+    with permanent(CorporateActionError):
+        computed = compute_months(history, to_remember(warehouse, months))
+    restated = _outdated(warehouse, computed.frame, months[0])
     written = [*restated, *months]
-    commit = warehouse.replace(FEATURES, by_month(computed, written))
-    counts = computed.groupby("month").size()
+    coverage = coverage_of(computed.frame, computed.ages)
+    with warehouse.transaction() as transaction:
+        transaction.replace(FEATURES, by_month(computed.frame, written))
+        transaction.replace(FEATURE_COVERAGE, by_month(coverage, written))
+    commit = transaction.commit
+    assert commit is not None
+    keep_memories(artifacts, warehouse, computed, history.names)
+    counts = computed.frame.groupby("month").size()
     versions = commit.data_versions[FEATURES.name]
     context.log.info(
-        f"{len(chosen)} rows of {len(months)} months from {len(history)} bars and {len(actions)} corporate actions"
+        f"{counts[months].sum()} rows of {len(months)} months from {len(history.bars)} bars after {history.since} and "
+        f"{len(history.actions)} corporate actions"
     )
     if restated:
         context.log.info(f"bars were restated: {', '.join(restated)} are computed again")
     yield from materializations(
         context,
         {month: versions[month] for month in months},
-        {
-            "rows": len(chosen),
-            "snapshot": commit.snapshot,
-            "coverage": frame(coverage(computed)),
-            "distributions": picture(plot_features(computed), "distribution of each model input"),
-        },
+        {"rows": int(counts[months].sum()), "snapshot": commit.snapshot, **_pictures(warehouse)},
         {month: {"dagster/partition_row_count": int(counts[month]), "snapshot": commit.snapshot} for month in written},
         restated={month: versions[month] for month in restated},
     )
 
 
-def _outdated(warehouse: Warehouse, computed: pd.DataFrame, months: list[str]) -> list[str]:
-    """Months stored before those asked for that are not what their bars make today.
+def _outdated(warehouse: Warehouse, computed: pd.DataFrame, first: str) -> list[str]:
+    """Stored months before the first asked for that are not what their bars make today.
 
     The bars of the months just before may have been completed since; and what recurs carries a restated bar on into
-    every month after it.
+    every month after it. Months before those computed are what their bars make: else no memory of them had been found.
     """
     with warehouse.session() as lake:
-        stored_before = [month for month in lake.partitions(FEATURES) if month < months[0]]
-        first_restated = min(lake.partitions(BAR_REVISIONS), default=months[0])
-        suspects = [month for month in stored_before if month >= first_restated or month in stored_before[-2:]]
+        suspects = sorted({*lake.partitions(FEATURES)} & {*computed.loc[computed["month"] < first, "month"]})
         versions = lake.data_versions(FEATURES, suspects)
     own = by_month(computed[computed["month"].isin(suspects)], suspects)
     return [month for month in suspects if content_version(FEATURES, own[month]) != versions[month]]
 
 
-def _history(warehouse: Warehouse, before: datetime) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Bars and corporate actions known before an instant, as one ingestion left them."""
+def _pictures(warehouse: Warehouse) -> dict[str, dg.MetadataValue]:
+    """What the asset's page shows of the whole table."""
+    from atlas_pipeline.features.coverage import summary
+    from atlas_pipeline.features.drift import drift
+    from atlas_pipeline.features.plots import plot_coverage, plot_distributions, plot_drift
+
+    shown = SETS["relative"]
     with warehouse.session() as lake:
-        snapshot = lake.snapshot()
-        return (
-            lake.read(BARS, before=before, snapshot=snapshot),
-            lake.read(CORPORATE_ACTIONS, before=before, snapshot=snapshot),
-        )
+        rows = lake.read(FEATURES, columns=[*FEATURES.key, *shown])
+        counts = pd.Series(lake.partitions(FEATURES))
+        coverage = lake.read(FEATURE_COVERAGE)
+    middle = rows["available_at"].sort_values().iloc[len(rows) // 2].to_pydatetime()
+    drifted = drift(rows, middle, shown)
+    return {
+        "coverage": picture(plot_coverage(coverage, counts), "share of cells with a value, by feature and year"),
+        "distributions": picture(plot_distributions(rows, shown), "distribution of the forecaster's inputs"),
+        "drift": picture(plot_drift(drifted, middle), "population stability index of the forecaster's inputs"),
+        "missing values by reason": frame(summary(coverage, len(rows))),
+        "drift by year": frame(drifted),
+    }
 
 
 @dg.asset_check(asset=features, blocking=True)
@@ -114,27 +131,46 @@ def features_schema(warehouse: Warehouse) -> dg.AssetCheckResult:
 
 
 @dg.asset_check(asset=features, blocking=True, additional_deps=[bars])
-def features_causality(warehouse: Warehouse) -> dg.AssetCheckResult:
-    """No row changes when the future is cut off, changed or permuted; stored rows are what today's code computes.
+def features_causality(artifacts: Artifacts, market: Market, warehouse: Warehouse) -> dg.AssetCheckResult:
+    """No row changes with its future, and every stored row is what a computation from the first bar on gives.
 
-    The future's splits and dividends are cut off, changed and permuted with it, and unannounced ones are added.
+    The future is cut off, changed and permuted, its splits and dividends and the volatility index with it, and
+    unannounced actions are added. The stored rows are compared bit for bit with a full computation, and with one that
+    is given a single bar at a time and cannot look ahead. Of a large universe a sample is altered and streamed.
     """
     from atlas_pipeline.features.causality import audit_causality
     from atlas_pipeline.features.compute import compute_features
+    from atlas_pipeline.features.stream import stream_features
 
-    rows = stored(warehouse, FEATURES)
-    history, actions = _history(warehouse, rows["available_at"].max() + timedelta(microseconds=1))
-    report = audit_causality(compute_features, history, actions)
-    again = compute_features(history, actions)
-    again = again[again["month"].isin(rows["month"].unique())].reset_index(drop=True)
-    same = again.equals(rows)
+    require_rows(warehouse, FEATURES)
+    with warehouse.session() as lake:
+        rows = lake.read(FEATURES)
+        months = sorted(rows["month"].unique())
+        history = read_all(lake, market, months)
+    actions, index = history.actions, history.volatility_index
+    again = compute_features(history.bars, actions, volatility_index=index)
+    again = again[again["month"].isin(months)].reset_index(drop=True)
+    report = audit_causality(compute_features, history.bars, actions, volatility_index=index, symbols=AUDITED_SYMBOLS)
+    sample = history.bars[history.bars["symbol"].isin(history.bars["symbol"].unique()[:AUDITED_SYMBOLS])]
+    streamed = stream_features(sample, actions, volatility_index=index)
+    streamed = streamed[streamed["month"].isin(months)].reset_index(drop=True)
+    differing = [
+        said
+        for said, found, expected in (
+            ("a computation from the first bar on", again, rows),
+            ("one bar at a time", streamed, rows[rows["symbol"].isin(sample["symbol"])].reset_index(drop=True)),
+        )
+        if not found.equals(expected)
+    ]
     return dg.AssetCheckResult(
-        passed=report.passed and same,
-        description=report.summary()
-        if same
-        else "stored rows differ from a full recomputation: materialize the months of features again",
+        passed=report.passed and not differing,
+        description=f"stored rows differ from {' and from '.join(differing)}: materialize the months of features again"
+        if differing
+        else report.summary(),
         metadata={
-            "rows compared": report.rows_compared,
+            "rows compared with a full computation": len(again),
+            "rows compared with one bar at a time": len(streamed),
+            "rows compared with another future": report.rows_compared,
             "cuts": len(report.cuts),
             "violations": frame(report.violations),
         },
@@ -143,7 +179,10 @@ def features_causality(warehouse: Warehouse) -> dg.AssetCheckResult:
 
 @dg.asset(
     group_name="features",
-    deps=[dg.AssetDep(features, partition_mapping=MONTHS_OF_THE_YEAR)],
+    deps=[
+        dg.AssetDep(asset, partition_mapping=MONTHS_OF_THE_YEAR)
+        for asset in (features, option_features, microstructure_features)
+    ],
     partitions_def=YEARS,
     backfill_policy=dg.BackfillPolicy.single_run(),
     automation_condition=REFRESHED,
@@ -158,7 +197,8 @@ def panel(
 ) -> Iterator[dg.MaterializeResult | dg.AssetMaterialization]:
     """One year's columns of all sets of features, prices and corporate actions: contiguous, memory-mappable.
 
-    A model reads the columns of its own set, so that another set can be chosen without building the panels again.
+    A model reads the columns of its own set, so that another set can be chosen without building the panels again. What
+    quotes and option chains say is joined as of each bar, and missing where a market has none.
     """
     versions: dict[str, str] = {}
     own: dict[str, dict[str, object]] = {}
@@ -167,7 +207,7 @@ def panel(
         snapshot = lake.snapshot()
         for year in sorted(context.partition_keys):
             start, end = year_bounds(year)
-            made = model_rows(lake, start, end, PANEL_FEATURES)
+            made = model_rows(lake, start, end, PANEL_FEATURES, snapshot)
             if not len(made):
                 raise dg.Failure(f"no features in {year}: materialize its months first", allow_retries=False)
             rows += len(made)

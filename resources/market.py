@@ -71,6 +71,11 @@ class Market(dg.ConfigurableResource):
         default=_SETTINGS.jump_sigmas,
         description="A return beyond this many trailing deviations that no corporate action explains trips a wire.",
     )
+    volatility_index: str | None = Field(
+        default=_SETTINGS.volatility_index,
+        description="Symbol of the universe that is read as the market's volatility index, such as VIX; an input of "
+        "features, not traded.",
+    )
     options: dict[str, Any] = Field(default=_SETTINGS.options, description="Options of the source itself.")
 
     @cached_property

@@ -110,6 +110,7 @@ def continue_features(
     *,
     volatility_index: pd.DataFrame | None = None,
     volatility_decay: float = DataSettings.volatility_decay,
+    block: int | None = None,
 ) -> Features:
     """Compute the features of the bars that follow a memory: bit for bit those of a computation from the first bar on.
 
@@ -119,6 +120,8 @@ def continue_features(
         Of the bars before, computed with the same decay; not changed. A series it does not know begins.
     bars, actions, volatility_index, volatility_decay
         As for ``compute_features``; actions and index since the last bar in the memory are enough.
+    block
+        Bars of a series that the kernel is given at once; None for as many as are fastest.
 
     Raises
     ------
@@ -148,7 +151,7 @@ def continue_features(
     ages = _ages(own, bounds, usable, present[[0, 4, 5]], begins_anew)
 
     values = np.empty((len(REGISTRY), len(ordered)), np.float32)
-    _advance(own, volatility_decay, bounds, begins_anew, usable, split, dividend, inputs, values)
+    _advance(own, volatility_decay, bounds, begins_anew, usable, split, dividend, inputs, values, block)
     last = bounds[1:] - 1
     remembered = SeriesMemory(
         series, times[last], ordered["close"].to_numpy(dtype=np.float64)[last], ages[last], own.averages, own.history
@@ -276,9 +279,10 @@ def _advance(
     dividend: NDArray[np.float64],
     inputs: NDArray[np.float64],
     values: NDArray[np.float32],
+    block: int | None,
 ) -> None:
     """Run the kernel over groups of whole series, one a processor where that pays."""
-    from atlas_pipeline.features.kernels.series import advance
+    from atlas_pipeline.features.kernels.series import BLOCK, advance
 
     def run(first: int, end: int) -> None:
         advance(
@@ -292,11 +296,12 @@ def _advance(
             dividend,
             inputs,
             values,
+            block or BLOCK,
         )
 
     threads = min(len(own.series), len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1)
     edges = _balanced(bounds, threads if bounds[-1] >= _PARALLEL_ROWS else 1)
-    if len(edges) == 2:
+    if len(edges) <= 2:
         run(0, len(own.series))
         return
     with ThreadPoolExecutor(len(edges) - 1) as pool:

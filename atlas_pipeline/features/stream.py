@@ -5,9 +5,11 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from atlas_pipeline.config import DataSettings
+from atlas_pipeline.features.compute import continue_features
 from atlas_pipeline.features.memory import SeriesMemory
 from atlas_pipeline.market.calendars import LONGEST_CLOSURE
 from atlas_pipeline.market.instants import EPOCH, microseconds
@@ -116,8 +118,30 @@ class FeatureStream:
             np.array([dividend]),
             inputs,
             self._out,
+            1,
         )
         for kind, present in enumerate((usable, *(positive[[0, 4, 5]] & usable))):
             memory.ages[0, kind] = ((0 if begins_anew else memory.ages[0, kind]) + 1) if present else 0
         memory.last_bar[0], memory.last_close[0] = instant, close
         return self._out[:, 0].copy()
+
+
+def stream_features(
+    bars: pd.DataFrame,
+    actions: pd.DataFrame | None = None,
+    *,
+    volatility_index: pd.DataFrame | None = None,
+    volatility_decay: float = DataSettings.volatility_decay,
+) -> pd.DataFrame:
+    """Compute what ``compute_features`` does, giving the kernel a single bar at a time: it cannot look ahead.
+
+    Parameters and result are those of ``compute_features``.
+    """
+    return continue_features(
+        SeriesMemory.empty(),
+        bars,
+        actions,
+        volatility_index=volatility_index,
+        volatility_decay=volatility_decay,
+        block=1,
+    ).frame

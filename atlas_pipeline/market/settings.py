@@ -48,6 +48,8 @@ class MarketSettings:
         Days before the months asked for that every ingestion reads again, to see what the vendor restated.
     jump_sigmas
         A return beyond this many trailing deviations that no corporate action explains trips a wire.
+    volatility_index
+        Symbol that is read as the market's volatility index, such as VIX: an input of features, not traded.
     options
         Options of the source itself.
     """
@@ -63,6 +65,7 @@ class MarketSettings:
     replay_bars_per_tick: int = 5
     overlap_days: int = 10
     jump_sigmas: float = 12.0
+    volatility_index: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
 
 
@@ -118,10 +121,13 @@ def load_market_settings(path: Path | None = None) -> MarketSettings:
     content["options"] = _plain(content.get("options") or {})
     content["timescales"] = tuple(content.get("timescales") or ())
     try:
-        Universe.parse(content["symbols"])
+        universe = Universe.parse(content["symbols"])
         intervals = [parse_interval(name) for name in (content.get("interval", "1d"), *content["timescales"])]
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+    index = content.get("volatility_index")
+    if index is not None and (index not in universe.symbols or len(universe.symbols) == 1):
+        raise ValueError(f"{path}: volatility_index={index!r} must be one of the symbols, and not the only one; add it")
     for coarser in intervals[1:]:
         if coarser <= intervals[0] or not intervals[0].divides(coarser):
             raise ValueError(f"{path}: timescale {coarser} is not made of whole bars of {intervals[0]}; leave it out")

@@ -188,6 +188,7 @@ def advance(
     dividend: Array,
     inputs: Array,
     out: Array,
+    block_rows: int,
 ) -> None:
     """Advance series by their next bars.
 
@@ -211,8 +212,10 @@ def advance(
         As traded; NaN where missing.
     out : float32 or float64 [FEATURES, rows]
         Where the features go; what is in currency, on the scale of its own bar.
+    block_rows : int
+        Rows of a block; the values do not depend on it.
     """
-    longest = min(BLOCK, bounds[-1] - bounds[0])
+    longest = min(block_rows, bounds[-1] - bounds[0])
     block = np.empty((len(INPUTS), HISTORY + longest))
     scratch = np.empty((SCRATCH, HISTORY + longest))
     made = np.empty((FEATURES, longest))
@@ -230,7 +233,7 @@ def advance(
             if begins_anew[row]:
                 state[0] = 0.0
             stop = row + 1
-            while stop < end and stop - row < BLOCK and usable[stop] and not begins_anew[stop]:
+            while stop < end and stop - row < block_rows and usable[stop] and not begins_anew[stop]:
                 stop += 1
             rows = stop - row
             _adjust(state, split[row:stop], dividend[row:stop], inputs, row, factor[:rows], block)
