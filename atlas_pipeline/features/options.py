@@ -50,8 +50,8 @@ CBOE = "Cboe Volatility Index Mathematics Methodology: 30-day variance, linear i
 VENDOR, MID, NONE = "vendor", "mid", "none"
 """Where a contract's volatility comes from."""
 
-_OPTION = ("moneyness", "years_to_expiry", "forward", "implied_volatility")
-_PROXY = ("moneyness", "years_to_expiry", "implied_volatility")
+_OPTION = ("underlying_close", "strike", "years_to_expiry", "forward", "implied_volatility")
+_PROXY = ("underlying_close", "moneyness", "years_to_expiry", "implied_volatility")
 
 OPTION_CONTRACT = (
     Feature(
@@ -93,7 +93,7 @@ OPTION_CONTRACT = (
     Feature(
         "implied_volatility",
         "σ: the vendor's where its price lies within the quote, else that of the mid; null where none gives it",
-        ("mid", *_OPTION[:3]),
+        ("bid", "ask", "mid", *_OPTION[:4]),
         "per root year",
         GREEKS + ", inverted",
         minimum=0.0,
@@ -133,7 +133,7 @@ OPTION_CONTRACT = (
     Feature(
         "theta_proxy",
         "−σ²·S²·gamma_proxy / 2",
-        ("gamma_proxy", *_PROXY[2:]),
+        ("underlying_close", "gamma_proxy", "implied_volatility"),
         "currency per year",
         PROXIES,
         parameters={"error_at_0%": 0.0, "error_at_5%": 2.719},
