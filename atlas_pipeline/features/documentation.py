@@ -160,9 +160,10 @@ def _cells(feature: Feature) -> tuple[str, ...]:
 
 
 def _limits(low: float | None, high: float | None) -> str:
-    if low is None:
-        return "" if high is None else f"≤ {high:g}"
-    return f"≥ {low:g}" if high is None else f"{low:g} to {high:g}"
+    smallest, largest = (None if limit is None else f"{limit:g}".replace("-", "−") for limit in (low, high))
+    if smallest is None:
+        return "" if largest is None else f"≤ {largest}"
+    return f"≥ {smallest}" if largest is None else f"{smallest} to {largest}"
 
 
 def _names(names: Iterable[str]) -> str:

@@ -202,7 +202,7 @@ ACTION_LEAKS = {
 @pytest.mark.parametrize("paid", [True, False], ids=["with actions", "before the first action ever"])
 def test_a_function_that_knows_later_actions_is_caught(bars, make_actions, leak, paid):
     drawn = [("AAA", "2015-06-01", "dividend", 0.7), ("BBB", "2015-12-01", "split", 0.25)]
-    report = audit_causality(leak, bars, make_actions(*(drawn if paid else [])))
+    report = audit_causality(leak, bars, make_actions(*(drawn if paid else [])), cuts=8)
     assert not report.passed
     assert "leak" in set(report.violations["column"])
 
@@ -255,7 +255,7 @@ def markets(draw):
 
 
 @given(markets(), st.booleans())
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8, deadline=None)
 def test_our_features_pass_on_any_market(market, with_index):
     bars, actions, index = market
     if bars["available_at"].nunique() < 2:

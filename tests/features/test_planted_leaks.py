@@ -148,7 +148,7 @@ def test_a_volatility_index_joined_by_date_is_caught(bars, index_closes):
 
 
 @given(st.integers(1, 40), st.integers(0, 2**32 - 1))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 def test_a_shift_is_caught_in_one_direction_only(bars, rows, seed):
     some = bars.iloc[: len(bars) // 4]
     assert not audit_causality(of_closes(lambda close: close.shift(-rows)), some, cuts=4, seed=seed).passed
@@ -156,7 +156,7 @@ def test_a_shift_is_caught_in_one_direction_only(bars, rows, seed):
 
 
 @given(st.integers(0, 2**32 - 1))
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=3, deadline=None)
 def test_one_row_that_sees_the_next_largest_move_is_found(bars, seed):
     """The rarest of leaks: a single row of the series, where a trader would want it."""
 
