@@ -14,8 +14,8 @@ from assets.partitions import ADAPTER_STEPS, adapter_step_key
 from assets.serving import champion_version, load_version
 from atlas_pipeline.adaptation.ledger import DECISIONS, EXPERIENCE, GATE_DECISIONS
 from atlas_pipeline.config import AdaptationSettings, PPOSettings, digest_of
+from atlas_pipeline.market.instants import EPOCH
 from atlas_pipeline.training.errors import CorruptCheckpointError
-from atlas_pipeline.windows.panel import EPOCH
 from resources.artifacts import Artifacts
 from resources.compute import Compute
 from resources.rows import content_version

@@ -15,7 +15,7 @@ from assets.schema_check import schema_result
 from assets.serving import champion_version, load_version, with_rules_of
 from assets.verdicts import carry_out, decision_row, next_look, pending
 from atlas_pipeline.adaptation.ledger import EQUITY, GATE_DECISIONS
-from atlas_pipeline.windows.panel import EPOCH
+from atlas_pipeline.market.instants import EPOCH
 from resources.artifacts import Artifacts
 from resources.compute import Compute
 from resources.tracking import MODEL, Tracking

@@ -7,7 +7,7 @@ model trained on other rows, or with other settings, is not found instead of bei
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,7 +24,9 @@ from atlas_pipeline.config import (
     TrainingSettings,
     digest_of,
 )
+from atlas_pipeline.features.microstructure import GAP, MICROSTRUCTURE_FEATURES, MICROSTRUCTURE_SET
 from atlas_pipeline.features.model_inputs import set_columns
+from atlas_pipeline.features.options import OPTIONS_SET, UNDERLYING_OPTION_FEATURES
 from atlas_pipeline.features.registry import FEATURES
 from atlas_pipeline.features.relative import VOLATILITY
 from atlas_pipeline.market.adjustment import DIVIDEND, SPLIT
@@ -42,6 +44,13 @@ if TYPE_CHECKING:
 CODE_VERSION = "3"
 """Of everything that is learned; raised when the code would learn something else from the same rows."""
 
+JOINED_AS_OF = (
+    # A chain of Friday's close still says something on the morning after a long weekend.
+    (UNDERLYING_OPTION_FEATURES, OPTIONS_SET, timedelta(days=4)),
+    (MICROSTRUCTURE_FEATURES, MICROSTRUCTURE_SET, GAP),
+)
+"""Tables whose rows are not of bars, the columns that models read of them, and the age at which a row is too old."""
+
 PATHS_FILE = "paths.safetensors"
 POLICY_FILE = "policy.safetensors"
 
@@ -49,19 +58,30 @@ POLICY_FILE = "policy.safetensors"
 def model_rows(
     lake: Lake, start: datetime, end: datetime, features: Sequence[str], snapshot: int | None = None
 ) -> Panel:
-    """Read these features, prices, trailing volatility, splits and dividends of all bars in [start, end)."""
+    """Read these features, prices, trailing volatility, splits and dividends of all bars in [start, end).
+
+    What is not of bars is what was known when the bar was complete, and missing where nothing was.
+    """
+    from atlas_pipeline.features.as_of import latest_as_of
     from atlas_pipeline.windows.panel import Panel
 
+    joined = {name for _, of_table, _ in JOINED_AS_OF for name in of_table}
+    own = [name for name in features if name not in joined]
     inputs = lake.read(
         FEATURES,
         start=start,
         end=end,
         snapshot=snapshot,
-        columns=list(dict.fromkeys([*FEATURES.key, *features, VOLATILITY.name, SPLIT.name, DIVIDEND.name])),
+        columns=list(dict.fromkeys([*FEATURES.key, *own, VOLATILITY.name, SPLIT.name, DIVIDEND.name])),
     )
     columns = [*BARS.key, "open", "high", "low", "close", "volume"]
     prices = lake.read(BARS, start=start, end=end, snapshot=snapshot, columns=columns)
     rows = inputs.merge(prices, on=list(BARS.key), validate="one_to_one")
+    for table, of_table, limit in JOINED_AS_OF:
+        wanted = [name for name in features if name in of_table]
+        if wanted:
+            known = lake.read(table, start=start - limit, end=end, snapshot=snapshot, columns=[*table.key, *wanted])
+            rows[wanted] = latest_as_of(rows, known, wanted, limit)
     return Panel.from_frame(rows, features, volatility=VOLATILITY.name)
 
 
@@ -98,7 +118,7 @@ def snapshot_of(warehouse: Warehouse, known: Panel, before: datetime) -> int:
     dagster.Failure
         Where it does not, since bars were restated after the panels were written.
     """
-    from atlas_pipeline.windows.panel import EPOCH
+    from atlas_pipeline.market.instants import EPOCH
 
     with warehouse.session() as lake:
         snapshot = lake.snapshot()

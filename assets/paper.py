@@ -17,8 +17,8 @@ from assets.schema_check import schema_result, stored
 from assets.serving import champion_version, load_version, with_rules_of
 from atlas_pipeline.adaptation.ledger import DECISIONS, EQUITY, EXPERIENCE, FILLS, LEDGER_TABLES
 from atlas_pipeline.market.bars import QUARANTINED_BARS
+from atlas_pipeline.market.instants import EPOCH, microseconds
 from atlas_pipeline.market.table import Table
-from atlas_pipeline.windows.panel import EPOCH, microseconds
 from resources.artifacts import Artifacts
 from resources.compute import Compute
 from resources.market import Market

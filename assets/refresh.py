@@ -11,12 +11,17 @@ from atlas_pipeline.market.intervals import parse_interval
 
 NEW_YORK = "America/New_York"
 
+NOT_IN_EVERY_MARKET = dg.AssetSelection.assets("option_features", "microstructure_features")
+
+_FAILED = dg.AutomationCondition.any_checks_match(dg.AutomationCondition.check_failed(), blocking_only=True)
+
 REFRESHED = (
     dg.AutomationCondition.eager().without(~dg.AutomationCondition.any_deps_missing())
-    & dg.AutomationCondition.all_deps_blocking_checks_passed()
+    & dg.AutomationCondition.all_deps_blocking_checks_passed().ignore(NOT_IN_EVERY_MARKET)
+    & ~dg.AutomationCondition.any_deps_match(_FAILED).allow(NOT_IN_EVERY_MARKET)
 )
 """Eager alone would run after a failed blocking check of another run, and, since the months to come are missing, never
-in a year that is not over."""
+in a year that is not over. Checks of what a market has not have never run: it is enough that they did not fail."""
 
 
 def market_freshness() -> dg.FreshnessPolicy | None:

@@ -25,9 +25,10 @@ ScalerKind = Literal["robust", "min_max", "instance"]
 class DataSettings:
     """What is read, windows, labels and the fold's split.
 
-    ``features`` names the set whose columns the model reads (``features.model_inputs``); ``scaler`` says how they are
-    scaled (``windows.scaler``). ``horizon`` is in bars. ``volatility_decay`` is the RiskMetrics lambda of the trailing
-    volatility that locations and scales are multiples of (RiskMetrics Technical Document, 4th ed., 1996, sec. 5.3).
+    ``features`` names the set whose columns the model reads, or several joined by "+" (``features.model_inputs``);
+    ``scaler`` says how they are scaled (``windows.scaler``). ``horizon`` is in bars. ``volatility_decay`` is the
+    RiskMetrics lambda of the trailing volatility that locations and scales are multiples of (RiskMetrics Technical
+    Document, 4th ed., 1996, sec. 5.3).
     ``policy_years`` lie between the last label the forecaster is fitted on and the fold's year.
     ``validation_fraction`` is the newest share of the fitting rows, split off with an embargo of ``horizon`` bars.
     """

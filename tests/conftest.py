@@ -292,7 +292,7 @@ def traded_home(prepared: Prepared, fold_home: Path) -> Path:
         from atlas_pipeline.adaptation.ledger import LEDGER_TABLES
         from atlas_pipeline.adaptation.paper import LedgerRows, LedgerState, trade
         from atlas_pipeline.config import Config
-        from atlas_pipeline.windows.panel import EPOCH
+        from atlas_pipeline.market.instants import EPOCH
 
         config = Config(**TINY)
         live = load_version(champion_version(pipeline.tracking), pipeline.artifacts)

@@ -25,6 +25,7 @@ from atlas_pipeline.adaptation.lora import (
     merged,
 )
 from atlas_pipeline.config import Config, Hardware
+from atlas_pipeline.market.instants import microseconds
 from atlas_pipeline.models.actor_critic import ActorCritic
 from atlas_pipeline.trading.market_path import MarketPath, market_paths
 from atlas_pipeline.trading.policy_bundle import load_policy
@@ -32,7 +33,7 @@ from atlas_pipeline.training.bundle import TrainedForecaster
 from atlas_pipeline.training.checkpoint import tensors_digest
 from atlas_pipeline.training.forecast import forecast
 from atlas_pipeline.windows.index import window_ends
-from atlas_pipeline.windows.panel import Panel, microseconds
+from atlas_pipeline.windows.panel import Panel
 
 # Every batch has this size, the last one filled up: the same window then gives the same bits whatever it is
 # computed with, and a ledger that was stopped goes on exactly.

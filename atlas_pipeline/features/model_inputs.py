@@ -2,20 +2,35 @@
 
 from __future__ import annotations
 
+from atlas_pipeline.features.microstructure import MICROSTRUCTURE_SET
+from atlas_pipeline.features.options import OPTIONS_SET
 from atlas_pipeline.features.registry import SETS
 
-PANEL_FEATURES: tuple[str, ...] = tuple(dict.fromkeys(name for names in SETS.values() for name in names))
+MODEL_SETS: dict[str, tuple[str, ...]] = {**SETS, "options": OPTIONS_SET, "microstructure": MICROSTRUCTURE_SET}
+"""Columns of each set: of bars, and of what is joined to them as of the bar."""
+
+PANEL_FEATURES: tuple[str, ...] = tuple(dict.fromkeys(name for names in MODEL_SETS.values() for name in names))
 """Columns of all sets, each once, so that a set can be chosen without building the panels again."""
 
 
-def set_columns(name: str) -> tuple[str, ...]:
-    """Columns of the set of this name, in the order in which a model reads them.
+def set_columns(features: str) -> tuple[str, ...]:
+    """Columns of a set, or of several, in the order in which a model reads them, each once.
+
+    Parameters
+    ----------
+    features
+        As ``Config.features``: the name of a set, or names joined by "+", such as "relative+options".
 
     Raises
     ------
     ValueError
-        Where there is none of this name; the message lists those there are.
+        Where there is no set of one of these names; the message lists those there are.
     """
-    if name not in SETS:
-        raise ValueError(f"Config.features={name!r}: there is no such set of features, use one of {', '.join(SETS)}")
-    return SETS[name]
+    names = features.split("+")
+    for name in names:
+        if name not in MODEL_SETS:
+            raise ValueError(
+                f"Config.features={features!r}: there is no set of features {name!r}; use one of "
+                f"{', '.join(MODEL_SETS)}, or several joined by +"
+            )
+    return tuple(dict.fromkeys(column for name in names for column in MODEL_SETS[name]))

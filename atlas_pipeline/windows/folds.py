@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atlas_pipeline.config import Config
+from atlas_pipeline.market.instants import EPOCH, microseconds
 from atlas_pipeline.windows.index import label_instants, window_ends
-from atlas_pipeline.windows.panel import EPOCH, Panel, microseconds
+from atlas_pipeline.windows.panel import Panel
 
 # Fewer optimizer steps than this in an epoch, or fewer validation windows, and neither a fit nor its coverage
 # means anything.

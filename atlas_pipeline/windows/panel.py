@@ -12,7 +12,7 @@ import json
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -22,12 +22,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atlas_pipeline.market.adjustment import forward_factors
+from atlas_pipeline.market.instants import microseconds
 from atlas_pipeline.whole_file import whole_file
 
 if TYPE_CHECKING:
     import pandas as pd
 
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 PRICES = ("open", "high", "low", "close", "volume")
 CLOSE = PRICES.index("close")
 # Little-endian on every machine: the file is mapped, not decoded.
@@ -44,19 +44,6 @@ _LAYOUT = {
 
 class PanelError(RuntimeError):
     """A panel is missing, damaged or does not fit the others it is opened with."""
-
-
-def microseconds(instant: datetime) -> int:
-    """Microseconds since 1970-01-01 UTC of an instant with a time zone.
-
-    Raises
-    ------
-    ValueError
-        Where the instant has no time zone: it could be any of 24 hours.
-    """
-    if instant.tzinfo is None:
-        raise ValueError(f"{instant!r} has no time zone; give it one, for example tzinfo=datetime.UTC")
-    return (instant - EPOCH) // timedelta(microseconds=1)
 
 
 @dataclass(frozen=True, eq=False)

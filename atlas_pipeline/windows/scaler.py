@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from atlas_pipeline.market.instants import microseconds
 from atlas_pipeline.windows.folds import Split
-from atlas_pipeline.windows.panel import Panel, microseconds
+from atlas_pipeline.windows.panel import Panel
 
 if TYPE_CHECKING:
     import torch

@@ -9,10 +9,10 @@ import torch
 
 from atlas_pipeline.adaptation.lora import AdapterBaseMismatchError, save_adapter
 from atlas_pipeline.adaptation.serving import LivePolicy
+from atlas_pipeline.market.instants import EPOCH
 from atlas_pipeline.trading.policy_bundle import save_policy
 from atlas_pipeline.training.errors import CorruptCheckpointError
 from atlas_pipeline.windows.index import window_ends
-from atlas_pipeline.windows.panel import EPOCH
 
 
 def day(number):

@@ -6,9 +6,10 @@ import dagster as dg
 import pytest
 
 from assets.experiment import Experiment
+from assets.loading import JOINED_AS_OF
 from atlas_pipeline.config import Config, load_config
-from atlas_pipeline.features.model_inputs import PANEL_FEATURES, set_columns
-from atlas_pipeline.features.registry import SETS
+from atlas_pipeline.features.model_inputs import MODEL_SETS, PANEL_FEATURES, set_columns
+from atlas_pipeline.features.registry import REGISTRY
 
 
 def test_the_default_experiment_reads_the_relative_set() -> None:
@@ -17,11 +18,11 @@ def test_the_default_experiment_reads_the_relative_set() -> None:
     assert config.feature_size == Config().feature_size == len(set_columns(config.features)) == 8
 
 
-@pytest.mark.parametrize("name", sorted(SETS))
+@pytest.mark.parametrize("name", sorted(MODEL_SETS))
 def test_the_number_of_inputs_follows_the_set(name: str) -> None:
     config = Experiment(overrides={"features": name}).load()
-    assert (config.features, config.feature_size) == (name, len(SETS[name]))
-    stated = Experiment(overrides={"features": name, "feature_size": len(SETS[name])}).load()
+    assert (config.features, config.feature_size) == (name, len(MODEL_SETS[name]))
+    stated = Experiment(overrides={"features": name, "feature_size": len(MODEL_SETS[name])}).load()
     assert stated == config
 
 
@@ -35,11 +36,21 @@ def test_a_set_and_a_number_that_contradict_each_other_are_refused() -> None:
 
 def test_an_unknown_set_names_the_known_ones() -> None:
     with pytest.raises(
-        dg.Failure, match=r"features='butterflies': there is no such set .*use one of atlas8, technical"
+        dg.Failure,
+        match=r"features='butterflies': there is no set of features 'butterflies'; use one of atlas8, technical",
     ):
         Experiment(overrides={"features": "butterflies"}).load()
 
 
 def test_the_panel_holds_every_column_of_every_set_once() -> None:
-    assert set(PANEL_FEATURES) == {name for names in SETS.values() for name in names}
+    assert set(PANEL_FEATURES) == {name for names in MODEL_SETS.values() for name in names}
     assert len(set(PANEL_FEATURES)) == len(PANEL_FEATURES)
+    tables = [set(REGISTRY), *(set(columns) for _, columns, _ in JOINED_AS_OF)]
+    assert sum(len(own) for own in tables) == len(set.union(*tables)), "a column's name says which table it is from"
+    assert set(PANEL_FEATURES) <= set.union(*tables)
+
+
+def test_sets_are_joined_each_column_once() -> None:
+    config = Experiment(overrides={"features": "relative+options+relative"}).load()
+    assert set_columns(config.features) == set_columns("relative") + set_columns("options")
+    assert config.feature_size == len(set_columns(config.features))

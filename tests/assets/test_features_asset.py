@@ -2,7 +2,7 @@
 
 import shutil
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import dagster as dg
@@ -11,13 +11,14 @@ import pandas as pd
 import pytest
 
 from assets import features as stage
-from assets.loading import model_rows, open_panels
+from assets.loading import JOINED_AS_OF, model_rows, open_panels
 from atlas_pipeline.config import Config
 from atlas_pipeline.features import compute
 from atlas_pipeline.features.model_inputs import PANEL_FEATURES, set_columns
-from atlas_pipeline.features.registry import FEATURES
+from atlas_pipeline.features.registry import FEATURES, REGISTRY
 from atlas_pipeline.market.bars import BARS, CORPORATE_ACTIONS
-from atlas_pipeline.windows.panel import Panel, microseconds
+from atlas_pipeline.market.instants import microseconds
+from atlas_pipeline.windows.panel import Panel
 
 CLOCK = "1999-06-30T20:00:00+00:00"
 CONFIG = Config()
@@ -131,11 +132,39 @@ def test_a_panel_holds_the_features_and_prices_of_its_year(market_home: Path, pi
         FEATURES, start=datetime(2004, 1, 1, tzinfo=UTC), end=datetime(2005, 1, 1, tzinfo=UTC)
     )
     assert panel.symbols == ("NASDAQ", "SP500") and panel.features == PANEL_FEATURES
-    np.testing.assert_array_equal(panel.values, year[list(PANEL_FEATURES)].to_numpy(np.float32))
+    of_bars = [name for name in PANEL_FEATURES if name in REGISTRY]
+    np.testing.assert_array_equal(panel.select(of_bars).values, year[of_bars].to_numpy(np.float32))
+    joined = panel.select([name for name in PANEL_FEATURES if name not in REGISTRY])
+    assert np.isnan(joined.values).all(), "this market has neither quotes nor option chains"
     np.testing.assert_array_equal(panel.volatility, year["volatility_ewma"])
     bars = pipeline.warehouse.read(BARS, partitions=[f"2004-{month:02d}" for month in range(1, 13)])
     np.testing.assert_array_equal(panel.prices[:, 3], bars["close"])
     assert panel.available_at.tolist() == [microseconds(instant) for instant in bars["available_at"]]
+
+
+def test_what_chains_and_quotes_say_is_joined_as_of_the_bar(few) -> None:
+    """Each bar has what was known when it was complete and not too old; a market without any has none."""
+    start, end = datetime(1999, 5, 1, tzinfo=UTC), datetime(1999, 6, 1, tzinfo=UTC)
+    read = [*set_columns("options+microstructure"), "RSI"]
+    with few.warehouse.session() as lake:
+        before = model_rows(lake, start, end, read)
+    assert np.isnan(before.values[:, :-1]).all() and np.isfinite(before.values[:, -1]).all()
+    bars = pd.to_datetime(before.available_at[before.symbol == 1], unit="us", utc=True).as_unit("us")
+    for table, _, limit in JOINED_AS_OF:
+        # As old as may be at the sixth bar, a microsecond older at the eleventh, a microsecond too late for it.
+        instants = [bars[5] - limit, bars[10] - limit - timedelta(microseconds=1), bars[10] + timedelta(microseconds=1)]
+        rows = pd.DataFrame({"symbol": "SP500", "available_at": instants, "month": "1999-05"})
+        others = [column for column in table.columns if column.name not in rows]
+        rows = rows.assign(**{column.name: [0.25, 0.5, 0.75] for column in others})
+        few.warehouse.append(table, rows[list(table.names)])
+    with few.warehouse.session() as lake:
+        panel = model_rows(lake, start, end, read)
+    np.testing.assert_array_equal(panel.values[:, -1], before.values[:, -1])
+    assert np.isnan(panel.values[panel.symbol == 0, :-1]).all()
+    own = panel.values[panel.symbol == 1]
+    assert (own[5, :-1] == 0.25).all() and np.isnan(own[10, :-1]).all()
+    assert (own[11, : len(set_columns("options"))] == 0.75).all(), "a chain of yesterday says something today"
+    assert np.isnan(own[11, len(set_columns("options")) : -1]).all(), "a quote of yesterday says nothing"
 
 
 def test_panels_of_a_range_have_versions_of_their_own(market_copy) -> None:

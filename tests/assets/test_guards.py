@@ -85,7 +85,7 @@ def test_a_volatility_that_the_features_do_not_have_is_refused() -> None:
         Experiment(overrides={"volatility_decay": 0.5}).load()
 
 
-def test_a_bar_that_one_symbol_lacks_is_left_out_of_the_contest() -> None:
+def test_a_bar_that_one_symbol_or_contender_lacks_is_left_out_of_the_contest() -> None:
     def path(symbol: str, instants: list[int]) -> MarketPath:
         n = len(instants)
         ones = np.ones(n)
@@ -93,9 +93,18 @@ def test_a_bar_that_one_symbol_lacks_is_left_out_of_the_contest() -> None:
         embedding = np.ones((n, 2), np.float32)
         return MarketPath(symbol, times, ones, ones + times, ones, embedding, ones, ones, ones, 0 * ones)
 
-    first, second = _on_common_bars([path("A", [1, 2, 3, 4]), path("B", [1, 3, 4])])
-    assert first.available_at.tolist() == second.available_at.tolist() == [1, 3, 4]
-    assert first.close.tolist() == [2.0, 4.0, 5.0]
+    common = _on_common_bars(
+        {
+            "champion": [path("A", [1, 2, 3, 4, 5]), path("B", [1, 3, 4, 5])],
+            "candidate": [path("A", [1, 2, 3, 4]), path("B", [1, 2, 3, 4])],
+            "broken": None,
+        }
+    )
+    assert common["broken"] is None
+    for name in ("champion", "candidate"):
+        first, second = common[name]
+        assert first.available_at.tolist() == second.available_at.tolist() == [1, 3, 4]
+        assert first.close.tolist() == [2.0, 4.0, 5.0]
 
 
 def test_a_split_on_a_bar_left_out_of_the_contest_is_booked_at_the_next() -> None:
@@ -106,9 +115,8 @@ def test_a_split_on_a_bar_left_out_of_the_contest_is_booked_at_the_next() -> Non
         booked = (np.array(split), np.array(dividend))
         return MarketPath(symbol, times, ones, ones, ones, embedding, ones, ones, *booked)
 
-    first, second = _on_common_bars(
-        [path("A", [1, 2, 3, 4], [1, 7, 2, 1], [0, 0.4, 0.1, 0]), path("B", [1, 3, 4], [1, 1, 1], [0, 0, 0.3])]
-    )
+    a, b = path("A", [1, 2, 3, 4], [1, 7, 2, 1], [0, 0.4, 0.1, 0]), path("B", [1, 3, 4], [1, 1, 1], [0, 0, 0.3])
+    first, second = _on_common_bars({"champion": [a, b]})["champion"]
     assert first.split.tolist() == [1, 14, 1]
     assert first.dividend.tolist() == [0, 0.4 / 2 + 0.1, 0]
     assert second.dividend.tolist() == [0, 0, 0.3]

@@ -1,20 +1,21 @@
 """Declarative automation: the year's panel follows its features, also in a year that is not over."""
 
 import dagster as dg
+import pytest
 
 from assets.features import panel
 from atlas_pipeline.definitions import build_defs
 
-FEATURES, PANEL = dg.AssetKey("features"), dg.AssetKey("panel")
+FEATURES, OPTIONS, PANEL = (dg.AssetKey(name) for name in ("features", "option_features", "panel"))
 
 
-def report(instance: dg.DagsterInstance, month: str) -> None:
-    instance.report_runless_asset_event(dg.AssetMaterialization(FEATURES, partition=month))
+def report(instance: dg.DagsterInstance, month: str, asset: dg.AssetKey = FEATURES) -> None:
+    instance.report_runless_asset_event(dg.AssetMaterialization(asset, partition=month))
 
 
-def check(instance: dg.DagsterInstance, name: str, passed: bool) -> None:
+def check(instance: dg.DagsterInstance, name: str, passed: bool, asset: dg.AssetKey = FEATURES) -> None:
     instance.report_runless_asset_event(
-        dg.AssetCheckEvaluation(asset_key=FEATURES, check_name=name, passed=passed, blocking=True)
+        dg.AssetCheckEvaluation(asset_key=asset, check_name=name, passed=passed, blocking=True)
     )
 
 
@@ -49,6 +50,20 @@ def test_a_failed_blocking_check_holds_the_panel_back() -> None:
         report(instance, "2018-07")
         due, _ = requested(definitions, instance, cursor)
         assert due == set()
+
+
+@pytest.mark.parametrize(("passed", "due"), [(None, {"2018"}), (True, {"2018"}), (False, set())])
+def test_option_features_move_the_panel_where_there_are_any_unless_their_check_failed(passed, due) -> None:
+    definitions = build_defs()
+    with dg.DagsterInstance.ephemeral() as instance:
+        for name in ("features_schema", "features_causality"):
+            check(instance, name, passed=True)
+        report(instance, "2018-07")
+        _, cursor = requested(definitions, instance)
+        report(instance, "2018-07", OPTIONS)
+        if passed is not None:
+            check(instance, "option_features_schema", passed=passed, asset=OPTIONS)
+        assert requested(definitions, instance, cursor)[0] == due
 
 
 def test_nothing_that_trains_is_automated() -> None:

@@ -255,7 +255,7 @@ def test_the_set_of_the_configuration_is_read_unless_columns_are_given(
 
 def test_an_unknown_set_of_features_names_the_known_ones(make_panel, small, hardware, tmp_path):
     config = small(features="butterflies")
-    with pytest.raises(ValueError, match=r"'butterflies': there is no such set .*atlas8.*relative"):
+    with pytest.raises(ValueError, match=r"there is no set of features 'butterflies'; .*atlas8.*relative"):
         fit.fit_forecaster(make_panel(), Fold(YEAR, config), config, hardware, tmp_path)
 
 

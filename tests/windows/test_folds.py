@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from atlas_pipeline.config import Config
+from atlas_pipeline.market.instants import microseconds
 from atlas_pipeline.windows.folds import Fold, InsufficientHistoryError
 from atlas_pipeline.windows.index import label_instants
-from atlas_pipeline.windows.panel import microseconds
 
 SETTINGS = {"seq_length": 16, "batch_size": 8, "accumulation_steps": 1, "policy_years": 1, "feature_size": 2}
 

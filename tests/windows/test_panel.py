@@ -6,7 +6,8 @@ from datetime import UTC, datetime
 import numpy as np
 import pytest
 
-from atlas_pipeline.windows.panel import CLOSE, Panel, PanelError, microseconds
+from atlas_pipeline.market.instants import microseconds
+from atlas_pipeline.windows.panel import CLOSE, Panel, PanelError
 
 
 def test_a_frame_in_any_order_becomes_sorted_rows(make_panel):
