@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numba import njit
+
+from atlas_pipeline.compiled import compiled
 
 FIRST_ALLOCATION = 1024
 
@@ -20,7 +21,7 @@ class ReplayError(ValueError):
     """The buffer was asked for something it cannot give, or given something it cannot hold."""
 
 
-@njit(cache=True)
+@compiled
 def _write(sums: np.ndarray, minima: np.ndarray, leaves: np.ndarray, priorities: np.ndarray) -> None:
     # Parents are recomputed from their children, never adjusted by a difference: no error accumulates.
     capacity = sums.shape[0] // 2
@@ -35,7 +36,7 @@ def _write(sums: np.ndarray, minima: np.ndarray, leaves: np.ndarray, priorities:
             node //= 2
 
 
-@njit(cache=True)
+@compiled
 def _find(sums: np.ndarray, masses: np.ndarray, last: int) -> np.ndarray:
     capacity = sums.shape[0] // 2
     leaves = np.empty(masses.shape[0], dtype=np.int64)

@@ -14,10 +14,10 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
 from atlas_pipeline.adaptation.gate import ShadowResult
 from atlas_pipeline.adaptation.serving import LivePolicy
+from atlas_pipeline.compiled import compiled
 from atlas_pipeline.config import Config
 from atlas_pipeline.trading.layout import CONTEXT, EQUITY, PEAK
 from atlas_pipeline.trading.market_path import MarketPath
@@ -114,7 +114,7 @@ def _run(policy: LivePolicy, path: MarketPath, config: Config, uniforms: npt.NDA
     return _Track(net_returns, drawdowns, traded)
 
 
-@njit
+@compiled
 def _observe(
     accounts: npt.NDArray[np.float64],
     close: float,
@@ -128,7 +128,7 @@ def _observe(
         write_context(accounts[n], close, volatility, location, scale, rules, contexts[n])
 
 
-@njit
+@compiled
 def _advance(
     accounts: npt.NDArray[np.float64],
     actions: npt.NDArray[np.int64],

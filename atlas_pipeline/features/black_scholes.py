@@ -11,7 +11,8 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
+
+from atlas_pipeline.compiled import compiled
 
 Array = np.ndarray
 
@@ -22,13 +23,13 @@ _STEPS = 80
 _DENSITY = 1.0 / math.sqrt(2.0 * math.pi)
 
 
-@njit(cache=True)
+@compiled
 def _normal_cdf(x: float) -> float:
     # By erfc, which keeps its digits in the lower tail, where far out-of-the-money options live.
     return 0.5 * math.erfc(-x / math.sqrt(2.0))
 
 
-@njit(cache=True)
+@compiled
 def price(spot: float, strike: float, years: float, volatility: float, rate: float, carry: float, call: bool) -> float:
     """Price one option.
 
@@ -56,7 +57,7 @@ def price(spot: float, strike: float, years: float, volatility: float, rate: flo
     return discounted * _normal_cdf(spread - d1) - paid * _normal_cdf(-d1)
 
 
-@njit(cache=True)
+@compiled
 def prices(
     spot: Array, strike: Array, years: Array, volatility: Array, rate: float, carry: Array, call: Array
 ) -> Array:
@@ -80,7 +81,7 @@ def prices(
     return result
 
 
-@njit(cache=True)
+@compiled
 def _normalised(x: float, spread: float) -> float:
     """Price over ``exp(−r·T)·√(F·K)`` of the right that is out of the money, ``x = −|ln(F / K)|``, spread = σ·√T."""
     return math.exp(x / 2.0) * _normal_cdf(x / spread + spread / 2.0) - math.exp(-x / 2.0) * _normal_cdf(
@@ -88,7 +89,7 @@ def _normalised(x: float, spread: float) -> float:
     )
 
 
-@njit(cache=True)
+@compiled
 def _spread_of(target: float, x: float, low: float, high: float) -> float:
     """Find the spread whose normalised price is the target, between two whose prices lie around it.
 
@@ -117,7 +118,7 @@ def _spread_of(target: float, x: float, low: float, high: float) -> float:
     return spread
 
 
-@njit(cache=True)
+@compiled
 def implied_volatility(
     prices: Array, spot: Array, strike: Array, years: Array, rate: float, carry: Array, call: Array
 ) -> Array:
@@ -161,7 +162,7 @@ def implied_volatility(
     return result
 
 
-@njit(cache=True)
+@compiled
 def greeks(
     spot: Array, strike: Array, years: Array, volatility: Array, rate: float, carry: Array, call: Array
 ) -> tuple[Array, Array, Array, Array]:

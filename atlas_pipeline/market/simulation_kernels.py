@@ -8,7 +8,8 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
+
+from atlas_pipeline.compiled import compiled
 
 Array = np.ndarray
 
@@ -35,7 +36,7 @@ _MOST_IMAGES = 60
 _MOST_STEPS = 80
 
 
-@njit(cache=True)
+@compiled
 def highest(end: float, variance: float, uniform: float) -> float:
     """Draw the maximum of a Brownian bridge from 0 to ``end``.
 
@@ -52,7 +53,7 @@ def highest(end: float, variance: float, uniform: float) -> float:
     return 0.5 * (end + math.sqrt(end * end - 2.0 * variance * math.log(uniform)))
 
 
-@njit(cache=True)
+@compiled
 def depth_beyond(depth: float, end: float, top: float) -> tuple[float, float]:
     """Probability that a bridge of variance 1 whose maximum is ``top`` falls below ``−depth``, and its slope.
 
@@ -89,7 +90,7 @@ def depth_beyond(depth: float, end: float, top: float) -> tuple[float, float]:
     return beyond / width, slope / width
 
 
-@njit(cache=True)
+@compiled
 def lowest(end: float, top: float, variance: float, uniform: float) -> float:
     """Draw the minimum of a Brownian bridge from 0 to ``end`` whose maximum is known.
 
@@ -131,7 +132,7 @@ def lowest(end: float, top: float, variance: float, uniform: float) -> float:
     return -unit * depth
 
 
-@njit(cache=True)
+@compiled
 def simulate(
     session: Array,
     length: Array,

@@ -17,10 +17,10 @@ from __future__ import annotations
 
 import math
 
-from numba import njit
+from atlas_pipeline.compiled import compiled
 
 
-@njit
+@compiled
 def differential_sharpe(net_return: float, mean: float, second_moment: float, minimum_deviation: float) -> float:
     """Differentiate the exponentially weighted Sharpe ratio by its adaptation rate, at rate zero.
 
@@ -52,7 +52,7 @@ def differential_sharpe(net_return: float, mean: float, second_moment: float, mi
     return surprise + 0.5 * mean / deviation * (1.0 - surprise * surprise)
 
 
-@njit
+@compiled
 def updated_moment(moment: float, value: float, eta: float) -> float:
     """Take one more value into an exponentially weighted moment: ``moment + eta * (value - moment)``."""
     return moment + eta * (value - moment)

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from atlas_pipeline.compiled import compiled
 from atlas_pipeline.config import Config
 from atlas_pipeline.models.actor_critic import ActorCritic
 from atlas_pipeline.trading.layout import ACCOUNT, CONTEXT, EQUITY, PEAK
@@ -61,7 +61,7 @@ class Experience(NamedTuple):
     episodes: NDArray[np.float64]
 
 
-@njit
+@compiled
 def _observe(account: NDArray[np.float64], row: int, market: Market, rules: Rules, out: NDArray[np.float32]) -> None:
     write_context(
         account,
@@ -74,7 +74,7 @@ def _observe(account: NDArray[np.float64], row: int, market: Market, rules: Rule
     )
 
 
-@njit
+@compiled
 def _restart(
     account: NDArray[np.float64],
     uniform: float,
@@ -91,7 +91,7 @@ def _restart(
     return row, market.last[path]
 
 
-@njit
+@compiled
 def _advance(
     accounts: NDArray[np.float64],
     places: NDArray[np.int64],

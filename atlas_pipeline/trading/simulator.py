@@ -15,8 +15,8 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
+from atlas_pipeline.compiled import compiled
 from atlas_pipeline.config import TradingSettings
 from atlas_pipeline.trading.layout import (
     ACCOUNT,
@@ -115,7 +115,7 @@ def open_account(balance: float, volatility: float) -> npt.NDArray[np.float64]:
     return account
 
 
-@njit
+@compiled
 def reopen(account: npt.NDArray[np.float64], balance: float, volatility: float) -> None:
     """Turn the account, in place, into a new one (`open_account`)."""
     account[:] = 0.0
@@ -125,7 +125,7 @@ def reopen(account: npt.NDArray[np.float64], balance: float, volatility: float) 
     account[SHARPE_SECOND_MOMENT] = (volatility / 100.0) ** 2
 
 
-@njit
+@compiled
 def target_position(position: float, action: int, rules: Rules) -> float:
     """Move the position by the action, in whole units of equity, within the rules' bounds."""
     if action == HOLD:
@@ -134,7 +134,7 @@ def target_position(position: float, action: int, rules: Rules) -> float:
     return min(max(position + change, float(rules.min_position)), float(rules.max_position))
 
 
-@njit
+@compiled
 def _trade(
     account: npt.NDArray[np.float64], target: float, price: float, rules: Rules
 ) -> tuple[float, float, float, float]:
@@ -166,7 +166,7 @@ def _trade(
     return traded, paid_price, commission, slippage
 
 
-@njit
+@compiled
 def _book(account: npt.NDArray[np.float64], split: float, dividend: float, close: float) -> float:
     """Bring a split and a dividend to the shares held; the cash paid for them, negative for a short.
 
@@ -180,7 +180,7 @@ def _book(account: npt.NDArray[np.float64], split: float, dividend: float, close
     return cash
 
 
-@njit
+@compiled
 def step(
     account: npt.NDArray[np.float64],
     action: int,

@@ -11,8 +11,8 @@ import math
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
+from atlas_pipeline.compiled import compiled
 from atlas_pipeline.trading.layout import (
     CASH,
     CONTEXT,
@@ -29,7 +29,7 @@ from atlas_pipeline.trading.simulator import Rules
 EXPOSURE_LIMIT = 10.0
 
 
-@njit
+@compiled
 def write_context(
     account: npt.NDArray[np.float64],
     close: float,

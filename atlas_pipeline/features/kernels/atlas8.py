@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
 
+from atlas_pipeline.compiled import compiled
 from atlas_pipeline.features.atlas8 import (
     ATLAS8,
     BAND_WIDTH,
@@ -32,7 +32,7 @@ BLOCK = 1024
 _WARMUP = np.array([feature.warmup for feature in ATLAS8])
 
 
-@njit(cache=True, error_model="numpy")
+@compiled(error_model="numpy")
 def atlas8_of_block(
     memory: Array, high: Array, low: Array, close: Array, scratch: Array, out: Array, begin: int
 ) -> None:
@@ -76,34 +76,52 @@ def atlas8_of_block(
     _finish_changes(price, lagged, out[0, begin:end], out[6, begin:end], out[7, begin:end])
 
 
-@njit(cache=True, error_model="numpy")
+@compiled(error_model="numpy", inline="always")
+def strength(gain: float, moved: float) -> float:
+    """Compute the RSI from the average rise and the average rise and fall together."""
+    return 100.0 * (gain / moved) if moved > 0.0 else 50.0
+
+
+@compiled(error_model="numpy", inline="always")
+def deviation(squares: float) -> float:
+    """Compute the standard deviation of 20 values from the squares of their distances from their mean."""
+    return math.sqrt(squares * (1.0 / BAND_WINDOW))
+
+
+@compiled(error_model="numpy", inline="always")
+def band_position(close: float, total: float, squares: float) -> float:
+    """Compute where a close lies between the bands of its window."""
+    band = 2.0 * BAND_WIDTH * deviation(squares)
+    return 0.5 + (close - total * (1.0 / BAND_WINDOW)) / band if band > 0.0 else 0.5
+
+
+@compiled(error_model="numpy")
 def _changes(values: Array, out: Array) -> None:
     before, now = values[:-1], values[1:]
     for row in range(len(now)):
         out[row] = now[row] - before[row]
 
 
-@njit(cache=True, error_model="numpy")
+@compiled(error_model="numpy")
 def _finish_recurrences(
     gain: Array, moved: Array, line: Array, extent: Array, rsi: Array, macd: Array, atr: Array
 ) -> None:
     for row in range(len(gain)):
-        rsi[row] = 100.0 * gain[row] / moved[row] if moved[row] > 0.0 else 50.0
+        rsi[row] = strength(gain[row], moved[row])
         macd[row] = line[row]
         atr[row] = extent[row]
 
 
-@njit(cache=True, error_model="numpy")
+@compiled(error_model="numpy")
 def _finish_moments(
     close: Array, total: Array, squares: Array, return_squares: Array, position: Array, volatility: Array
 ) -> None:
     for row in range(len(close)):
-        band = 2.0 * BAND_WIDTH * math.sqrt(squares[row] * (1.0 / BAND_WINDOW))
-        position[row] = 0.5 + (close[row] - total[row] * (1.0 / BAND_WINDOW)) / band if band > 0.0 else 0.5
-        volatility[row] = math.sqrt(return_squares[row] * (1.0 / VOLATILITY_WINDOW))
+        position[row] = band_position(close[row], total[row], squares[row])
+        volatility[row] = deviation(return_squares[row])
 
 
-@njit(cache=True, error_model="numpy")
+@compiled(error_model="numpy")
 def _finish_changes(close: Array, lagged: Array, price: Array, roc: Array, momentum: Array) -> None:
     for row in range(len(close)):
         now, before = close[row], lagged[row]
@@ -112,7 +130,7 @@ def _finish_changes(close: Array, lagged: Array, price: Array, roc: Array, momen
         momentum[row] = now - before
 
 
-@njit(cache=True, error_model="numpy", nogil=True)
+@compiled(error_model="numpy", nogil=True)
 def advance_atlas8(
     memory: Array, history: Array, high: Array, low: Array, close: Array, scratch: Array, out: Array
 ) -> None:

@@ -6,11 +6,14 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.extending import intrinsic
+
+from atlas_pipeline.compiled import compiled
 
 Array = np.ndarray
 
+_SMALLEST, _LARGEST = float(np.finfo(np.float64).tiny), float(np.finfo(np.float64).max)
 _SQRT_HALF_BITS = 0x3FE6A09E667F3BCD
 _LN2_HIGH, _LN2_LOW = 6.93147180369123816490e-01, 1.90821492927058770002e-10
 _L1, _L2, _L3, _L4 = (
@@ -48,13 +51,30 @@ _from_bits: Any = intrinsic(_typed_from_bits)
 _fused: Any = intrinsic(_typed_fused)
 
 
-@njit(cache=True)
+@compiled
 def multiply_add(factor: float, other: float, addend: float) -> float:
     """Compute ``factor * other + addend`` with one rounding, in one instruction where the processor has it."""
     return _fused(factor, other, addend)
 
 
-@njit(cache=True, error_model="numpy")
+@compiled(error_model="numpy", inline="always")
+def log(value: float) -> float:
+    """Compute one natural logarithm, as ``logarithm`` does."""
+    bits = _bits(value)
+    exponent = (bits - _SQRT_HALF_BITS) >> 52
+    f = _from_bits(bits - (exponent << 52)) - 1.0
+    s = f / (2.0 + f)
+    z = s * s
+    w = z * z
+    even = w * (_L2 + w * (_L4 + w * _L6))
+    odd = z * (_L1 + w * (_L3 + w * (_L5 + w * _L7)))
+    half = 0.5 * f * f
+    power = float(exponent)
+    result = power * _LN2_HIGH - ((half - (s * (half + even + odd) + power * _LN2_LOW)) - f)
+    return result if _SMALLEST <= value <= _LARGEST else np.nan
+
+
+@compiled(error_model="numpy")
 def logarithm(values: Array, out: Array) -> None:
     """Compute natural logarithms to within one unit in the last place.
 
@@ -64,20 +84,10 @@ def logarithm(values: Array, out: Array) -> None:
     Parameters
     ----------
     values : float64[n]
-        Finite; those between 0 and 2.3e-308, which are not normal, give meaningless numbers.
+        Any.
     out : float64[n]
-        Where the logarithms go; NaN where a value is NaN, zero or negative.
+        Where the logarithms go; NaN where a value is no positive, finite and normal number: NaN, zero, negative,
+        infinite, or less than 2.3e-308.
     """
     for row in range(len(values)):
-        bits = _bits(values[row])
-        exponent = (bits - _SQRT_HALF_BITS) >> 52
-        f = _from_bits(bits - (exponent << 52)) - 1.0
-        s = f / (2.0 + f)
-        z = s * s
-        w = z * z
-        even = w * (_L2 + w * (_L4 + w * _L6))
-        odd = z * (_L1 + w * (_L3 + w * (_L5 + w * _L7)))
-        half = 0.5 * f * f
-        power = float(exponent)
-        value = power * _LN2_HIGH - ((half - (s * (half + even + odd) + power * _LN2_LOW)) - f)
-        out[row] = value if values[row] > 0.0 else np.nan
+        out[row] = log(values[row])

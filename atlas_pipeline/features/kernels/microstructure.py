@@ -6,8 +6,8 @@ Lengths and bounds are arguments: machine code kept on disk would not see a cons
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from atlas_pipeline.compiled import compiled
 from atlas_pipeline.features.kernels.elementary import logarithm
 from atlas_pipeline.features.kernels.windows import window_sum
 
@@ -40,7 +40,7 @@ _BID, _BID_SIZE, _ASK, _ASK_SIZE = range(4)
 ) = range(17)
 
 
-@njit(cache=True, error_model="numpy")
+@compiled(error_model="numpy")
 def _count_ages(times: Array, quotes: Array, gap: int, smallest: float, largest: float, ages: Array) -> None:
     """Count the quotes that belong together up to each row and with it; 0 where the row holds none."""
     age = 0
@@ -58,7 +58,7 @@ def _count_ages(times: Array, quotes: Array, gap: int, smallest: float, largest:
         ages[row] = age
 
 
-@njit(cache=True, error_model="numpy")
+@compiled(error_model="numpy")
 def _each_quote(quotes: Array, depth: Array, out: Array) -> None:
     bid, bid_size, ask, ask_size = quotes
     for row in range(len(depth)):
@@ -74,7 +74,7 @@ def _each_quote(quotes: Array, depth: Array, out: Array) -> None:
         depth[row] = 0.5 * (bid_size[row] + ask_size[row])
 
 
-@njit(cache=True, error_model="numpy")
+@compiled(error_model="numpy")
 def _flow(quotes: Array, out: Array) -> None:
     """Contribution of each change of quotes to the order flow imbalance; the first row has none."""
     bid, bid_size, ask, ask_size = quotes
@@ -89,7 +89,7 @@ def _flow(quotes: Array, out: Array) -> None:
         out[row] = demand - supply
 
 
-@njit(cache=True, error_model="numpy")
+@compiled(error_model="numpy")
 def _log_change(prices: Array, lag: int, ratio: Array, out: Array) -> None:
     """Logarithm of each price over the one ``lag`` rows before; NaN where one of them is zero."""
     ratio[:lag] = np.nan
@@ -98,7 +98,7 @@ def _log_change(prices: Array, lag: int, ratio: Array, out: Array) -> None:
     logarithm(ratio, out)
 
 
-@njit(cache=True, error_model="numpy")
+@compiled(error_model="numpy")
 def _block(
     times: Array,
     quotes: Array,
@@ -146,7 +146,7 @@ def _block(
             result[feature, row - first] = columns[feature, row] if ages[row] > warmups[feature] else np.nan
 
 
-@njit(cache=True, error_model="numpy")
+@compiled(error_model="numpy")
 def microstructure(
     times: Array,
     quotes: Array,

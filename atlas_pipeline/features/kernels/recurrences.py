@@ -7,8 +7,8 @@ they remember is the whole memory of a series beside its last rows.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from atlas_pipeline.compiled import compiled
 from atlas_pipeline.features.atlas8 import ATR_PERIOD, MACD_FAST, MACD_SLOW, RSI_PERIOD
 from atlas_pipeline.features.kernels.elementary import multiply_add
 from atlas_pipeline.features.relative import FAST_DECAY, VOLATILITY_SEED
@@ -26,7 +26,31 @@ _FAST, _SLOW = 2.0 / (MACD_FAST + 1), 2.0 / (MACD_SLOW + 1)
 _EMA_FAST, _EMA_SLOW = 2.0 / (EMA_FAST + 1), 2.0 / (EMA_SLOW + 1)
 
 
-@njit(cache=True, error_model="numpy")
+@compiled(error_model="numpy", inline="always")
+def move(high: float, low: float, close: float, previous: float) -> tuple[float, float, float]:
+    """Compute rise, fall and true range of one bar, each divided by its Wilder period."""
+    change = close - previous
+    rise = change if change > 0.0 else 0.0
+    upper = high if high > previous else previous
+    lower = low if low < previous else previous
+    return rise * _WILDER_RSI, (rise - change) * _WILDER_RSI, (upper - lower) * _WILDER_ATR
+
+
+@compiled(error_model="numpy", inline="always")
+def average(
+    rise: float, fall: float, spread: float, fast: float, slow: float, moved: tuple[float, float, float], price: float
+) -> tuple[float, float, float, float, float]:
+    """Advance the averages of RSI, ATR and MACD by one bar, each with one rounding."""
+    return (
+        multiply_add(rise, 1.0 - _WILDER_RSI, moved[0]),
+        multiply_add(fall, 1.0 - _WILDER_RSI, moved[1]),
+        multiply_add(spread, 1.0 - _WILDER_ATR, moved[2]),
+        multiply_add(fast, 1.0 - _FAST, price * _FAST),
+        multiply_add(slow, 1.0 - _SLOW, price * _SLOW),
+    )
+
+
+@compiled(error_model="numpy")
 def moves(high: Array, low: Array, close: Array, gain: Array, loss: Array, extent: Array) -> None:
     """Compute rise, fall and true range of every row but the first, each divided by its Wilder period.
 
@@ -39,17 +63,10 @@ def moves(high: Array, low: Array, close: Array, gain: Array, loss: Array, exten
     """
     before, now, top, bottom = close[:-1], close[1:], high[1:], low[1:]
     for row in range(len(now)):
-        previous = before[row]
-        change = now[row] - previous
-        rise = change if change > 0.0 else 0.0
-        gain[row] = rise * _WILDER_RSI
-        loss[row] = (rise - change) * _WILDER_RSI
-        upper = top[row] if top[row] > previous else previous
-        lower = bottom[row] if bottom[row] < previous else previous
-        extent[row] = (upper - lower) * _WILDER_ATR
+        gain[row], loss[row], extent[row] = move(top[row], bottom[row], now[row], before[row])
 
 
-@njit(cache=True, error_model="numpy")
+@compiled(error_model="numpy")
 def indicators(memory: Array, close: Array, gain: Array, moved: Array, extent: Array, line: Array) -> None:
     """Advance the averages of RSI, ATR and MACD past their seeds.
 
@@ -70,11 +87,8 @@ def indicators(memory: Array, close: Array, gain: Array, moved: Array, extent: A
     rise, fall, spread, fast, slow = memory[1], memory[2], memory[3], memory[4], memory[5]
     for row in range(len(close)):
         price = close[row]
-        rise = multiply_add(rise, 1.0 - _WILDER_RSI, gain[row])
-        fall = multiply_add(fall, 1.0 - _WILDER_RSI, moved[row])
-        spread = multiply_add(spread, 1.0 - _WILDER_ATR, extent[row])
-        fast = multiply_add(fast, 1.0 - _FAST, price * _FAST)
-        slow = multiply_add(slow, 1.0 - _SLOW, price * _SLOW)
+        moves_now = gain[row], moved[row], extent[row]
+        rise, fall, spread, fast, slow = average(rise, fall, spread, fast, slow, moves_now, price)
         gain[row] = rise
         moved[row] = rise + fall
         extent[row] = spread
@@ -82,7 +96,7 @@ def indicators(memory: Array, close: Array, gain: Array, moved: Array, extent: A
     memory[1], memory[2], memory[3], memory[4], memory[5] = rise, fall, spread, fast, slow
 
 
-@njit(cache=True, error_model="numpy")
+@compiled(error_model="numpy")
 def seed_indicators(
     memory: Array, first: int, close: Array, gain: Array, moved: Array, extent: Array, line: Array
 ) -> None:
@@ -119,7 +133,7 @@ def seed_indicators(
         line[row] = memory[4] - memory[5]
 
 
-@njit(cache=True, error_model="numpy")
+@compiled(error_model="numpy")
 def volatilities(memory: Array, first: int, decay: float, returns: Array, variance: Array, fast: Array) -> None:
     """Advance the EWMA variances.
 
@@ -151,7 +165,7 @@ def volatilities(memory: Array, first: int, decay: float, returns: Array, varian
     memory[8], memory[9] = slow_square, fast_square
 
 
-@njit(cache=True, error_model="numpy")
+@compiled(error_model="numpy")
 def exponential_averages(memory: Array, first: int, close: Array, fast: Array, slow: Array) -> None:
     """Advance the exponential averages of closes, each seeded with the mean of its first closes.
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
 
+from atlas_pipeline.compiled import compiled
 from atlas_pipeline.features.relative import MOMENTUM_PERIOD, VOLUME_WINDOW
 
 Array = np.ndarray
@@ -17,7 +17,7 @@ if VOLUME_WINDOW != 20:
     raise ValueError("the kernel's window of volumes is 20 rows")
 
 
-@njit(cache=True, error_model="numpy")
+@compiled(error_model="numpy")
 def volatility_of_block(variance: Array, volatility: Array) -> None:
     """Compute the trailing volatility in percent.
 
@@ -32,7 +32,7 @@ def volatility_of_block(variance: Array, volatility: Array) -> None:
         volatility[row] = 100.0 * math.sqrt(variance[row])
 
 
-@njit(cache=True, error_model="numpy")
+@compiled(error_model="numpy")
 def relative_of_block(
     variance: Array,
     fast: Array,

@@ -8,12 +8,12 @@ row, and what is computed from that is withheld as warm-up.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from atlas_pipeline.compiled import compiled
 from atlas_pipeline.features import relative, technical
-from atlas_pipeline.features.kernels.atlas8 import BLOCK, atlas8_of_block
 from atlas_pipeline.features.kernels.atlas8 import HISTORY as ATLAS8_HISTORY
 from atlas_pipeline.features.kernels.atlas8 import SCRATCH as ATLAS8_SCRATCH
+from atlas_pipeline.features.kernels.atlas8 import atlas8_of_block
 from atlas_pipeline.features.kernels.elementary import logarithm
 from atlas_pipeline.features.kernels.recurrences import MEMORY, exponential_averages, volatilities
 from atlas_pipeline.features.kernels.relative import relative_of_block, volatility_of_block
@@ -72,7 +72,7 @@ _FREE = 4
 SCRATCH = max(ATLAS8_SCRATCH, _FREE + 13)
 
 
-@njit(cache=True, error_model="numpy")
+@compiled(error_model="numpy")
 def features_of_block(memory: Array, decay: float, inputs: Array, rows: int, scratch: Array, out: Array) -> None:
     """Compute every feature of a block of one series, in the order of the registry.
 
@@ -108,7 +108,7 @@ def features_of_block(memory: Array, decay: float, inputs: Array, rows: int, scr
     memory[0] += rows
 
 
-@njit(cache=True, error_model="numpy")
+@compiled(error_model="numpy")
 def _averages_and_extrema(inputs: Array, rows: int, scratch: Array, out: Array) -> None:
     every = HISTORY + rows
     high, low, close = inputs[HIGH, :every], inputs[LOW, :every], inputs[CLOSE, :every]
@@ -134,7 +134,7 @@ def _averages_and_extrema(inputs: Array, rows: int, scratch: Array, out: Array) 
     log_ratios_of_block(price, lowest[HISTORY:], free, out[_LOW_DISTANCE, :rows])
 
 
-@njit(cache=True, error_model="numpy")
+@compiled(error_model="numpy")
 def _returns_and_ranges(memory: Array, decay: float, inputs: Array, rows: int, scratch: Array, out: Array) -> None:
     every, begin = HISTORY + rows, HISTORY - _LOGS
     span = every - begin
@@ -176,7 +176,7 @@ def _returns_and_ranges(memory: Array, decay: float, inputs: Array, rows: int, s
     ranges_of_block(log_range, log_body, rows, work, free, out[_RANGES[0] : _RANGES[1]])
 
 
-@njit(cache=True, error_model="numpy", nogil=True)
+@compiled(error_model="numpy", nogil=True)
 def advance(
     states: Array,
     histories: Array,
@@ -248,7 +248,7 @@ def advance(
             row = stop
 
 
-@njit(cache=True, error_model="numpy")
+@compiled(error_model="numpy")
 def _adjust(
     state: Array, split: Array, dividend: Array, inputs: Array, begin: int, factors: Array, block: Array
 ) -> None:
@@ -272,7 +272,7 @@ def _adjust(
     state[FACTOR], state[FACTOR + 1] = factor, shares
 
 
-@njit(cache=True, error_model="numpy")
+@compiled(error_model="numpy")
 def _store(made: Array, factor: Array, out: Array, begin: int) -> None:
     rows = len(factor)
     for number in range(FEATURES):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
 
+from atlas_pipeline.compiled import compiled
 from atlas_pipeline.features.kernels.elementary import logarithm
 from atlas_pipeline.features.kernels.windows import moments_100, window_sum
 from atlas_pipeline.features.technical import (
@@ -26,7 +26,7 @@ if (VOLUME_WINDOW, INDEX_SCORE_WINDOW) != (20, 100):
     raise ValueError("the kernel's windows of moments are 20 and 100 rows")
 
 
-@njit(cache=True, error_model="numpy")
+@compiled(error_model="numpy")
 def averages_of_block(close: Array, rows: int, scratch: Array, out: Array) -> None:
     """Compute the simple averages of closes.
 
@@ -49,13 +49,13 @@ def averages_of_block(close: Array, rows: int, scratch: Array, out: Array) -> No
         _scale(total[every - rows :], 1.0 / window, out[number, :rows])
 
 
-@njit(cache=True, error_model="numpy")
+@compiled(error_model="numpy")
 def _scale(values: Array, factor: float, out: Array) -> None:
     for row in range(len(out)):
         out[row] = values[row] * factor
 
 
-@njit(cache=True, error_model="numpy")
+@compiled(error_model="numpy")
 def returns_of_block(log_close: Array, rows: int, out: Array) -> None:
     """Compute log returns over the horizons.
 
@@ -75,13 +75,13 @@ def returns_of_block(log_close: Array, rows: int, out: Array) -> None:
         _subtract(now, log_close[begin : begin + rows], out[number, :rows])
 
 
-@njit(cache=True, error_model="numpy")
+@compiled(error_model="numpy")
 def _subtract(one: Array, other: Array, out: Array) -> None:
     for row in range(len(out)):
         out[row] = one[row] - other[row]
 
 
-@njit(cache=True, error_model="numpy")
+@compiled(error_model="numpy")
 def root_means_of_block(squares: Array, window: int, factor: float, scratch: Array, out: Array) -> None:
     """Compute the root of ``factor`` times the mean of squares over a window.
 
@@ -107,7 +107,7 @@ def root_means_of_block(squares: Array, window: int, factor: float, scratch: Arr
         out[row] = math.sqrt(recent[row] * share)
 
 
-@njit(cache=True, error_model="numpy")
+@compiled(error_model="numpy")
 def ranges_of_block(log_range: Array, log_body: Array, rows: int, work: Array, scratch: Array, out: Array) -> None:
     """Compute the volatilities of Parkinson and of Garman and Klass.
 
@@ -134,7 +134,7 @@ def ranges_of_block(log_range: Array, log_body: Array, rows: int, work: Array, s
     root_means_of_block(mixed, RANGE_WINDOW, 1.0, scratch, out[1, :rows])
 
 
-@njit(cache=True, error_model="numpy")
+@compiled(error_model="numpy")
 def scores_of_block(values: Array, total: Array, squares: Array, window: int, out: Array) -> None:
     """Compute standard scores: distances from the window's mean in its deviations; NaN where nothing moved.
 
@@ -153,7 +153,7 @@ def scores_of_block(values: Array, total: Array, squares: Array, window: int, ou
         out[row] = distance / deviation if deviation > 0.0 else np.nan
 
 
-@njit(cache=True, error_model="numpy")
+@compiled(error_model="numpy")
 def breakouts_of_block(close: Array, highest: Array, lowest: Array, out: Array) -> None:
     """Say where closes leave the range of the rows before them.
 
@@ -170,14 +170,14 @@ def breakouts_of_block(close: Array, highest: Array, lowest: Array, out: Array) 
         out[row] = (1.0 if close[row] > highest[row] else 0.0) - (1.0 if close[row] < lowest[row] else 0.0)
 
 
-@njit(cache=True, error_model="numpy")
+@compiled(error_model="numpy")
 def ratios_of_block(numerator: Array, denominator: Array, out: Array) -> None:
     """Compute ``numerator / denominator - 1``, float[n]."""
     for row in range(len(out)):
         out[row] = numerator[row] / denominator[row] - 1.0
 
 
-@njit(cache=True, error_model="numpy")
+@compiled(error_model="numpy")
 def log_ratios_of_block(numerator: Array, denominator: Array, work: Array, out: Array) -> None:
     """Compute ``ln(numerator / denominator)``, float[n]; NaN where either is missing or not positive."""
     quotient, logarithms = work[0, : len(out)], work[1, : len(out)]
@@ -187,7 +187,7 @@ def log_ratios_of_block(numerator: Array, denominator: Array, work: Array, out: 
     out[:] = logarithms
 
 
-@njit(cache=True, error_model="numpy")
+@compiled(error_model="numpy")
 def index_of_block(index: Array, realized: Array, rows: int, work: Array, scratch: Array, out: Array) -> None:
     """Compute the five features of the volatility index.
 

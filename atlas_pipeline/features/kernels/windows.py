@@ -12,18 +12,19 @@ Results are as long as the values; their first ``window - 1`` rows are meaningle
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from atlas_pipeline.compiled import compiled
 
 Array = np.ndarray
 
 
-@njit(cache=True, error_model="numpy")
+@compiled(error_model="numpy")
 def _add(one: Array, other: Array, out: Array) -> None:
     for row in range(len(out)):
         out[row] = one[row] + other[row]
 
 
-@njit(cache=True, error_model="numpy")
+@compiled(error_model="numpy")
 def window_sum(values: Array, window: int, scratch: Array, out: Array) -> None:
     """Sum the last ``window`` values.
 
@@ -56,7 +57,23 @@ def window_sum(values: Array, window: int, scratch: Array, out: Array) -> None:
         block, shorter, turn = longer, 2 * shorter, 1 - turn
 
 
-@njit(cache=True, error_model="numpy")
+@compiled(error_model="numpy", inline="always")
+def moments_of_four(a: float, b: float, c: float, d: float) -> tuple[float, float]:
+    """Sum four values, and the squares of their distances from their mean."""
+    u, v, w = a - d, b - d, c - d
+    moved = u + v + w
+    return 4.0 * d + moved, u * u + v * v + w * w - 0.25 * moved * moved
+
+
+@compiled(error_model="numpy", inline="always")
+def between_five(a: float, b: float, c: float, d: float, e: float) -> tuple[float, float]:
+    """Sum five sums, and the squares of their distances from their mean."""
+    u, v, w, x = a - e, b - e, c - e, d - e
+    moved = u + v + w + x
+    return 5.0 * e + moved, u * u + v * v + w * w + x * x - 0.2 * moved * moved
+
+
+@compiled(error_model="numpy")
 def _moments_of_four(values: Array, total: Array, squares: Array) -> None:
     rows = len(values) - 3
     if rows <= 0:
@@ -64,14 +81,10 @@ def _moments_of_four(values: Array, total: Array, squares: Array) -> None:
     a, b, c, d = values[:rows], values[1 : rows + 1], values[2 : rows + 2], values[3:]
     total, squares = total[3:], squares[3:]
     for row in range(rows):
-        origin = d[row]
-        u, v, w = a[row] - origin, b[row] - origin, c[row] - origin
-        moved = u + v + w
-        total[row] = 4.0 * origin + moved
-        squares[row] = u * u + v * v + w * w - 0.25 * moved * moved
+        total[row], squares[row] = moments_of_four(a[row], b[row], c[row], d[row])
 
 
-@njit(cache=True, error_model="numpy")
+@compiled(error_model="numpy")
 def _moments_of_five_blocks(total: Array, squares: Array, block: int, sums: Array, deviations: Array) -> None:
     first = 5 * block - 1
     rows = len(total) - first
@@ -90,15 +103,11 @@ def _moments_of_five_blocks(total: Array, squares: Array, block: int, sums: Arra
     sums, deviations = sums[first:], deviations[first:]
     share = 1.0 / block
     for row in range(rows):
-        origin = e[row]
-        u, v, w, x = a[row] - origin, b[row] - origin, c[row] - origin, d[row] - origin
-        moved = u + v + w + x
-        sums[row] = 5.0 * origin + moved
-        between = u * u + v * v + w * w + x * x - 0.2 * moved * moved
+        sums[row], between = between_five(a[row], b[row], c[row], d[row], e[row])
         deviations[row] = p[row] + q[row] + r[row] + s[row] + t[row] + share * between
 
 
-@njit(cache=True, error_model="numpy")
+@compiled(error_model="numpy")
 def moments_20(values: Array, scratch: Array, total: Array, squares: Array) -> None:
     """Sum the last 20 values, and the squares of their distances from their mean.
 
@@ -121,7 +130,7 @@ def moments_20(values: Array, scratch: Array, total: Array, squares: Array) -> N
     _moments_of_five_blocks(scratch[0, :rows], scratch[1, :rows], 4, total, squares)
 
 
-@njit(cache=True, error_model="numpy")
+@compiled(error_model="numpy")
 def moments_100(values: Array, scratch: Array, total: Array, squares: Array) -> None:
     """Sum the last 100 values, and the squares of their distances from their mean, as ``moments_20`` does.
 
@@ -139,13 +148,13 @@ def moments_100(values: Array, scratch: Array, total: Array, squares: Array) -> 
     _moments_of_five_blocks(scratch[2, :rows], scratch[3, :rows], 20, total, squares)
 
 
-@njit(cache=True, error_model="numpy")
+@compiled(error_model="numpy")
 def _larger(one: Array, other: Array, out: Array) -> None:
     for row in range(len(out)):
         out[row] = one[row] if one[row] > other[row] else other[row]
 
 
-@njit(cache=True, error_model="numpy")
+@compiled(error_model="numpy")
 def window_maximum(values: Array, window: int, scratch: Array, out: Array) -> None:
     """Find the largest of the last ``window`` values.
 
