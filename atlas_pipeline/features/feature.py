@@ -52,4 +52,5 @@ class Feature:
 
     def column(self, dtype: Dtype = "float32") -> Column:
         """Declare the column of the table; null where the feature is undefined."""
-        return Column(self.name, dtype, self.formula, self.unit, nullable=True, minimum=self.minimum)
+        description = f"{self.formula}. Source: {self.source}"
+        return Column(self.name, dtype, description, self.unit, nullable=True, minimum=self.minimum)
