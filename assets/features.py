@@ -131,7 +131,7 @@ def features_schema(warehouse: Warehouse) -> dg.AssetCheckResult:
 
 
 @dg.asset_check(asset=features, blocking=True, additional_deps=[bars])
-def features_causality(artifacts: Artifacts, market: Market, warehouse: Warehouse) -> dg.AssetCheckResult:
+def features_causality(market: Market, warehouse: Warehouse) -> dg.AssetCheckResult:
     """No row changes with its future, and every stored row is what a computation from the first bar on gives.
 
     The future is cut off, changed and permuted, its splits and dividends and the volatility index with it, and
@@ -164,9 +164,10 @@ def features_causality(artifacts: Artifacts, market: Market, warehouse: Warehous
     ]
     return dg.AssetCheckResult(
         passed=report.passed and not differing,
-        description=f"stored rows differ from {' and from '.join(differing)}: materialize the months of features again"
-        if differing
-        else report.summary(),
+        description="; ".join(
+            [report.summary()]
+            + [f"stored rows differ from {said}: materialize the months of features again" for said in differing]
+        ),
         metadata={
             "rows compared with a full computation": len(again),
             "rows compared with one bar at a time": len(streamed),

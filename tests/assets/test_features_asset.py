@@ -4,6 +4,7 @@ import shutil
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import numpy as np
@@ -14,6 +15,8 @@ from assets import features as stage
 from assets.loading import JOINED_AS_OF, model_rows, open_panels
 from atlas_pipeline.config import Config
 from atlas_pipeline.features import compute
+from atlas_pipeline.features.coverage import FEATURE_COVERAGE
+from atlas_pipeline.features.memory import SeriesMemory
 from atlas_pipeline.features.model_inputs import PANEL_FEATURES, set_columns
 from atlas_pipeline.features.registry import FEATURES, REGISTRY
 from atlas_pipeline.market.bars import BARS, CORPORATE_ACTIONS
@@ -64,30 +67,102 @@ def test_features_without_bars_fail(few) -> None:
     assert "no bars in 1999-07: materialize these months of bars first" in message
 
 
+def causality(pipeline) -> dg.AssetCheckResult:
+    return stage.features_causality(market=pipeline.market, warehouse=pipeline.warehouse)
+
+
 def test_a_feature_that_looks_ahead_fails_the_check(few, monkeypatch: pytest.MonkeyPatch) -> None:
-    honest = compute.compute_features
+    honest = compute.continue_features
 
-    def leaking(bars: pd.DataFrame, actions: pd.DataFrame) -> pd.DataFrame:
-        made = honest(bars, actions)
-        tomorrow = made.groupby("symbol")["relative_gap"].shift(-1)
-        return made.assign(relative_gap=tomorrow.fillna(made["relative_gap"]))
+    def leaking(memory: SeriesMemory, bars: pd.DataFrame, *others: Any, **options: Any) -> compute.Features:
+        made = honest(memory, bars, *others, **options)
+        tomorrow = made.frame.groupby("symbol")["relative_gap"].shift(-1)
+        gap = tomorrow.fillna(made.frame["relative_gap"])
+        return replace(made, frame=made.frame.assign(relative_gap=gap))
 
-    monkeypatch.setattr(compute, "compute_features", leaking)
+    shutil.rmtree(few.home / "checkpoints" / "features")
+    monkeypatch.setattr(compute, "continue_features", leaking)
     result = few.run("ingest", "features", partitions=("1999-01", "1999-06"), checks=True)
     assert not result.success
     assert not few.checks(result)["features_causality"]
-    check = stage.features_causality(warehouse=few.warehouse)
-    assert "looks ahead: ['relative_gap'] changed with the future" in check.description
+    said = causality(few).description
+    assert "looks ahead: ['relative_gap'] changed with the future" in said
+    assert "stored rows differ from one bar at a time" in said
 
 
 def test_rows_that_the_code_does_not_make_fail_the_check(few) -> None:
-    assert stage.features_causality(warehouse=few.warehouse).passed
+    assert causality(few).passed
     month = few.warehouse.read(FEATURES, partitions=["1999-06"])
-    month.loc[3, "RSI"] += 1e-9
+    month.loc[3, "RSI"] += 1e-3
     few.warehouse.replace(FEATURES, {"1999-06": month})
-    check = stage.features_causality(warehouse=few.warehouse)
+    check = causality(few)
     assert not check.passed and "materialize the months of features again" in check.description
     assert few.run("ingest", "features", partition="1999-06").success, "the remedy does not help"
+    assert causality(few).passed
+
+
+def test_a_month_goes_on_from_the_memory_of_the_one_before(few, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert [folder.parent.name for folder in few.artifacts.kept("features")] == ["1999-04", "1999-05", "1999-06"]
+    honest, seen = compute.continue_features, set()
+
+    def watched(memory: SeriesMemory, bars: pd.DataFrame, *others: Any, **options: Any) -> compute.Features:
+        seen.update(bars["month"])
+        return honest(memory, bars, *others, **options)
+
+    monkeypatch.setattr(compute, "continue_features", watched)
+    before = few.warehouse.data_version(FEATURES, "1999-06")
+    assert few.run("ingest", "features", partition="1999-06").success
+    assert seen == {"1999-06"} and few.warehouse.data_version(FEATURES, "1999-06") == before
+    assert few.run("ingest", "features", partition="1999-03").success
+    assert seen == {f"1999-{month:02d}" for month in (1, 2, 3, 6)}, "of an early month nothing is remembered"
+
+
+def test_a_restated_bar_is_carried_on_into_every_later_month(few) -> None:
+    march = few.warehouse.read(BARS, partitions=["1999-03"])
+    march.loc[5, "close"] = march.loc[5, "high"]
+    few.warehouse.replace(BARS, {"1999-03": march})
+    before = few.warehouse.read(FEATURES)
+    assert few.run("ingest", "features", partition="1999-06", checks=True).success
+    after = few.warehouse.read(FEATURES)
+    moved = (after["RSI"] != before["RSI"]) & after["RSI"].notna()
+    assert sorted(after.loc[moved, "month"].unique()) == [f"1999-{month:02d}" for month in range(3, 7)]
+    kept = few.artifacts.kept("features")
+    assert [folder.parent.name for folder in kept] == ["1999-04", "1999-05", "1999-06"], "the old memories are gone"
+
+
+def test_a_damaged_memory_is_named_and_its_removal_helps(few) -> None:
+    folder = next(folder for folder in few.artifacts.kept("features") if folder.parent.name == "1999-05")
+    file = folder / "memory.safetensors"
+    file.write_bytes(file.read_bytes()[:-64])
+    message = few.failure(few.run("ingest", "features", partition="1999-06"))
+    assert str(file) in message and "delete the file" in message
+    before = few.warehouse.data_version(FEATURES, "1999-06")
+    shutil.rmtree(folder)
+    assert few.run("ingest", "features", partition="1999-06").success
+    assert few.warehouse.data_version(FEATURES, "1999-06") == before
+
+
+def test_the_volatility_index_is_an_input_and_no_series(pipeline_at, tmp_path: Path) -> None:
+    pipeline = pipeline_at(tmp_path, replay_start=CLOCK, volatility_index="NASDAQ")
+    assert pipeline.run("ingest", "bars", "features", partitions=("1999-01", "1999-05"), checks=True).success
+    assert pipeline.run("ingest", "features", partition="1999-06", checks=True).success is False, "no bars of June yet"
+    assert pipeline.run("ingest", "bars", "features", partition="1999-06", checks=True).success
+    rows = pipeline.warehouse.read(FEATURES)
+    index = pipeline.warehouse.read(BARS, where={"symbol": "NASDAQ"})
+    assert set(rows["symbol"]) == {"SP500"}
+    np.testing.assert_array_equal(rows["vix"], index["close"].to_numpy(np.float32))
+    assert rows["vix_over_sma_20"].notna().sum() == len(rows) - 19
+
+
+def test_why_a_value_is_missing_stands_beside_it(few) -> None:
+    rows = few.warehouse.read(FEATURES)
+    coverage = few.warehouse.read(FEATURE_COVERAGE)
+    empty = rows[list(REGISTRY)].isna().sum()
+    counted = coverage.groupby("feature")["rows"].sum().reindex(list(REGISTRY), fill_value=0)
+    assert counted.tolist() == empty.tolist()
+    own = coverage[(coverage["symbol"] == "SP500") & (coverage["feature"] == "RSI")]
+    assert own[["month", "reason", "rows"]].to_numpy().tolist() == [["1999-01", "warm-up", 14]]
+    assert set(coverage.loc[coverage["feature"] == "vix", "reason"]) == {"missing volatility index"}
 
 
 def test_splits_and_dividends_reach_features_and_panel(few, make_actions) -> None:
@@ -103,7 +178,7 @@ def test_splits_and_dividends_reach_features_and_panel(few, make_actions) -> Non
     bars = few.warehouse.read(BARS)
     bars.loc[split, ["open", "high", "low", "close"]] /= 7
     few.warehouse.replace(BARS, dict(list(bars.groupby("month"))))
-    assert not stage.features_causality(warehouse=few.warehouse).passed, "actions of an ingestion make features stale"
+    assert not causality(few).passed, "actions of an ingestion make features stale"
     assert few.run("ingest", "features", partitions=("1999-01", "1999-06"), checks=True).success
     found = few.warehouse.read(FEATURES)
     ex = found[(found["split"] != 1) | (found["dividend"] > 0)]
