@@ -73,12 +73,14 @@ RELATIVE = (
     ),
     Feature(
         "volume_ratio",
-        "ln(V / mean of V over the window)",
+        "(V − mean) / (V + mean), the mean of V over the window: tanh(½ · ln(V / mean)), which a bar without trade has too",
         ("volume",),
-        "log ratio",
+        "−1 to 1",
         "relative volume: Karpoff, J. of Financial and Quantitative Analysis 22 (1987) 109, on volume and volatility",
         VOLUME_WINDOW - 1,
         {"window": VOLUME_WINDOW},
+        -1.0,
+        1.0,
     ),
     Feature(
         "volatility_ratio",

@@ -39,7 +39,7 @@ def relative_of_block(
     log_close: Array,
     log_range: Array,
     gap: Array,
-    log_volume_ratio: Array,
+    volume_share: Array,
     logarithms: Array,
     out: Array,
 ) -> None:
@@ -53,8 +53,8 @@ def relative_of_block(
         EWMA of squared log returns, at the two decays.
     log_close : float64[MOMENTUM_PERIOD + n]
         Logarithms of closes, beginning before the block.
-    log_range, gap, log_volume_ratio : float64[n]
-        ln(H / L), ln(O / C before), ln(V / mean).
+    log_range, gap, volume_share : float64[n]
+        ln(H / L), ln(O / C before), (V − mean) / (V + mean).
     logarithms : float64[2, n or more]
         Logarithms of ``variance`` and ``fast``; NaN where they are zero.
     out : float[8, n or more]
@@ -74,6 +74,6 @@ def relative_of_block(
         extent[row] = log_range[row] / volatility
         jump[row] = gap[row] / volatility
         trend[row] = (now[row] - earlier[row]) / (volatility * period)
-        shown[row] = log_volume_ratio[row]
+        shown[row] = volume_share[row]
         level[row] = _LN100 + 0.5 * slow_logarithm[row]
         ratio[row] = 0.5 * (fast_logarithm[row] - slow_logarithm[row])

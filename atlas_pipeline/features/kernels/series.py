@@ -161,8 +161,8 @@ def _returns_and_ranges(memory: Array, decay: float, inputs: Array, rows: int, s
     window = technical.VOLUME_WINDOW
     scores_of_block(volume[_LOGS:], total[_LOGS:], deviations[_LOGS:], window, out[_VOLUME_SCORE, :rows])
     for row in range(rows):
-        volume_ratio[row] = total[_LOGS + row] / window
-    log_ratios_of_block(volume[_LOGS:], volume_ratio, free, volume_ratio)
+        traded, average = volume[_LOGS + row], total[_LOGS + row] * (1.0 / window)
+        volume_ratio[row] = (traded - average) / (traded + average) if average > 0.0 else np.nan
     logarithm(variance, work[0, :rows])
     logarithm(fast, work[1, :rows])
     earlier = log_close[_LOGS - relative.MOMENTUM_PERIOD :]

@@ -143,7 +143,8 @@ def garman_klass(rows: Rows) -> float:
 
 
 def volume_ratio(rows: Rows) -> float:
-    return ln(ratio(rows.volume[-1], mean(rows.volume[-20:])))
+    average = mean(rows.volume[-20:])
+    return ratio(rows.volume[-1] - average, rows.volume[-1] + average)
 
 
 def premium(rows: Rows) -> float:
