@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 
 import numpy as np
@@ -119,7 +119,8 @@ def continue_features(
     memory
         Of the bars before, computed with the same decay; not changed. A series it does not know begins.
     bars, actions, volatility_index, volatility_decay
-        As for ``compute_features``; actions and index since the last bar in the memory are enough.
+        As for ``compute_features``; enough are the actions since each series' last bar with a close, and the index
+        since ``INDEX_AGE_LIMIT`` before the first bar.
     block
         Bars of a series that the kernel is given at once; None for as many as are fastest.
 
@@ -152,10 +153,11 @@ def continue_features(
 
     values = np.empty((len(REGISTRY), len(ordered)), np.float32)
     _advance(own, volatility_decay, bounds, begins_anew, usable, split, dividend, inputs, values, block)
-    last = bounds[1:] - 1
-    remembered = SeriesMemory(
-        series, times[last], ordered["close"].to_numpy(dtype=np.float64)[last], ages[last], own.averages, own.history
-    )
+    last, priced = bounds[1:] - 1, np.flatnonzero(present[3])
+    position = np.searchsorted(bounds, priced, side="right") - 1
+    # Of the rows of one series the last is what stays.
+    own.last_priced[position], own.last_close[position] = times[priced], inputs[3, priced]
+    remembered = replace(own, last_bar=times[last], ages=ages[last])
     keys = ordered[list(_KEYS)].reset_index(drop=True)
     computed = pd.DataFrame(values.T, columns=list(REGISTRY), copy=False)
     booked = pd.DataFrame({"split": split, "dividend": dividend})
@@ -216,26 +218,28 @@ def _require_increasing(ordered: pd.DataFrame, times: NDArray[np.int64], before:
 def _actions(
     own: SeriesMemory, ordered: pd.DataFrame, bounds: NDArray[np.int64], actions: pd.DataFrame
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Split and dividend on each bar; actions up to a series' last bar have been booked there."""
+    """Split and dividend on each bar; none on a series' first with a close, since nobody here held the share before."""
     names = ["symbol", "interval", "available_at", "close"]
-    seen = np.flatnonzero(own.last_bar > np.iinfo(np.int64).min)
-    if not len(seen) or actions.empty:
-        return actions_by_bar(ordered, actions)
-    last = pd.DataFrame(
-        {
-            "symbol": [own.series[number][0] for number in seen],
-            "interval": [own.series[number][1] for number in seen],
-            "available_at": pd.to_datetime(own.last_bar[seen], unit="us", utc=True),
-            "close": own.last_close[seen],
-        }
-    )
-    booked = actions["symbol"].map(last.groupby("symbol")["available_at"].min())
-    ahead = actions[~(actions["available_at"] < booked)]
-    joined = pd.concat([last, ordered[names]], ignore_index=True).assign(row=lambda rows: np.arange(len(rows)))
-    joined = joined.sort_values(["symbol", "interval", "available_at"], kind="stable")
-    split, dividend = np.empty(len(joined)), np.empty(len(joined))
-    split[joined["row"]], dividend[joined["row"]] = actions_by_bar(joined, ahead)
-    return split[len(last) :], dividend[len(last) :]
+    begun = np.flatnonzero(own.last_priced > np.iinfo(np.int64).min)
+    joined = ordered[names]
+    if len(begun):
+        # What was booked up to these bars falls on them once more, and is left out with them.
+        last = pd.DataFrame(
+            {
+                "symbol": [own.series[number][0] for number in begun],
+                "interval": [own.series[number][1] for number in begun],
+                "available_at": pd.to_datetime(own.last_priced[begun], unit="us", utc=True),
+                "close": own.last_close[begun],
+            }
+        )
+        joined = pd.concat([last, joined], ignore_index=True)
+    split, dividend = (on_bars[len(begun) :] for on_bars in actions_by_bar(joined, actions))
+    close = ordered["close"].to_numpy(dtype=np.float64)
+    priced = np.flatnonzero(np.isfinite(close) & (close > 0))
+    number, first = np.unique(np.searchsorted(bounds, priced, side="right") - 1, return_index=True)
+    begins = priced[first[~np.isin(number, begun)]]
+    split[begins], dividend[begins] = 1.0, 0.0
+    return split, dividend
 
 
 def _as_published(index: pd.DataFrame, times: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -282,7 +286,8 @@ def _advance(
     block: int | None,
 ) -> None:
     """Run the kernel over groups of whole series, one a processor where that pays."""
-    from atlas_pipeline.features.kernels.series import BLOCK, advance
+    from atlas_pipeline.features.kernels.atlas8 import BLOCK
+    from atlas_pipeline.features.kernels.series import advance
 
     def run(first: int, end: int) -> None:
         advance(

@@ -34,8 +34,10 @@ class SeriesMemory:
         Symbol and interval of each.
     last_bar
         int64 [series], instant of the last bar, microseconds since 1970 UTC.
+    last_priced
+        int64 [series], instant of the last bar that had a close: actions before it were booked.
     last_close
-        float64 [series], its close as traded; NaN where it had none.
+        float64 [series], that close, as traded.
     ages
         int32 [series, 4], consecutive rows up to the last with usable prices, open, volume and volatility index.
     averages
@@ -46,6 +48,7 @@ class SeriesMemory:
 
     series: tuple[Series, ...]
     last_bar: NDArray[np.int64]
+    last_priced: NDArray[np.int64]
     last_close: NDArray[np.float64]
     ages: NDArray[np.int32]
     averages: NDArray[np.float64]
@@ -59,6 +62,7 @@ class SeriesMemory:
         count = len(series)
         return cls(
             tuple(series),
+            np.full(count, np.iinfo(np.int64).min),
             np.full(count, np.iinfo(np.int64).min),
             np.full(count, np.nan),
             np.zeros((count, 4), np.int32),
@@ -80,7 +84,8 @@ class SeriesMemory:
         """Return this memory with the other's in place of its own; series that only one knows are kept."""
         series = sorted({*self.series, *other.series})
         joined, theirs = self.of(series), other.of(series)
-        known = np.isin(np.arange(len(series)), [series.index(each) for each in other.series])
+        replaced = set(other.series)
+        known = [number for number, each in enumerate(series) if each in replaced]
         for name in _ARRAYS:
             getattr(joined, name)[known] = getattr(theirs, name)[known]
         return joined
@@ -111,12 +116,14 @@ class SeriesMemory:
                 about = file.metadata()
                 arrays = {name: file.get_tensor(name) for name in _ARRAYS}
             series = tuple((str(symbol), str(interval)) for symbol, interval in json.loads(about["series"]))
+            features, digest = about["features"], about["sha256"]
         except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
             raise SeriesMemoryError(f"memory {path} is damaged ({type(error).__name__}: {error}): {remedy}") from error
-        if about.get("features") != _FEATURES:
-            raise SeriesMemoryError(f"memory {path} is of other features than today's: {remedy}")
-        if _digest(series, arrays) != about["sha256"]:
+        if _digest(series, arrays) != digest:
             raise SeriesMemoryError(f"memory {path} is not what was written: {remedy}")
+        today = cls.empty(series)
+        if features != _FEATURES or any(arrays[name].shape != getattr(today, name).shape for name in _ARRAYS):
+            raise SeriesMemoryError(f"memory {path} is of other features than today's: {remedy}")
         return cls(series, **arrays)
 
 

@@ -122,7 +122,9 @@ class FeatureStream:
         )
         for kind, present in enumerate((usable, *(positive[[0, 4, 5]] & usable))):
             memory.ages[0, kind] = ((0 if begins_anew else memory.ages[0, kind]) + 1) if present else 0
-        memory.last_bar[0], memory.last_close[0] = instant, close
+        memory.last_bar[0] = instant
+        if positive[3]:
+            memory.last_priced[0], memory.last_close[0] = instant, close
         return self._out[:, 0].copy()
 
 
