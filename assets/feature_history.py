@@ -17,6 +17,7 @@ import pandas as pd
 
 from assets.ingestion import month_bounds
 from atlas_pipeline.config import DataSettings, digest_of
+from atlas_pipeline.features.kernels.inputs import NEVER
 from atlas_pipeline.features.registry import FEATURES
 from atlas_pipeline.market.bars import BARS, CORPORATE_ACTIONS
 from atlas_pipeline.market.instants import EPOCH
@@ -103,10 +104,11 @@ def _read(
 ) -> History:
     start = EPOCH if since is None else month_bounds([since])[1]
     _, end = month_bounds(months)
-    # A series that was silent for long has its actions before the month.
-    silent = EPOCH + timedelta(microseconds=int(memory.last_bar.min())) if len(memory.last_bar) else start
+    # What a series paid since its last close falls on its next, however long it was silent.
+    priced = memory.last_priced[memory.last_priced > NEVER]
+    booked = min(start, EPOCH + timedelta(microseconds=int(priced.min()))) if len(priced) else start
     bars = lake.read(BARS, columns=_COLUMNS, start=start, before=end, snapshot=snapshot)
-    actions = lake.read(CORPORATE_ACTIONS, start=min(silent, start), before=end, snapshot=snapshot)
+    actions = lake.read(CORPORATE_ACTIONS, start=booked, before=end, snapshot=snapshot)
     index = None
     if market.volatility_index is not None:
         index = lake.read(

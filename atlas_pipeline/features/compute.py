@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import timedelta
 
 import numpy as np
@@ -16,6 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from atlas_pipeline.config import DataSettings
+from atlas_pipeline.features.kernels.inputs import INDEX, INPUTS, NEVER
 from atlas_pipeline.features.memory import SeriesMemory
 from atlas_pipeline.features.registry import REGISTRY
 from atlas_pipeline.features.relative import VOLATILITY
@@ -27,8 +28,7 @@ INDEX_AGE_LIMIT = timedelta(days=7)
 """A volatility index published longer ago than the longest closure of its exchange in a week says nothing any more."""
 
 _KEYS = ("symbol", "interval", "available_at", "month")
-_PRICES = ("open", "high", "low", "close", "volume")
-_IS_VOLUME = np.array([[name == "volume"] for name in (*_PRICES, "volatility_index")])
+_PRICES = INPUTS[:INDEX]
 _PARALLEL_ROWS = 50_000
 _MICROSECOND = timedelta(microseconds=1)
 
@@ -138,30 +138,16 @@ def continue_features(
     before[1:], before[bounds[:-1]] = times[:-1], own.last_bar
     _require_increasing(ordered, times, before)
     split, dividend = _actions(own, ordered, bounds, empty(CORPORATE_ACTIONS) if actions is None else actions)
-
-    inputs = np.full((len(_PRICES) + 1, len(ordered)), np.nan)
+    inputs = np.full((len(INPUTS), len(ordered)), np.nan)
     for number, name in enumerate(_PRICES):
         inputs[number] = ordered[name].to_numpy(dtype=np.float64)
     if volatility_index is not None:
-        inputs[-1] = _as_published(volatility_index, times)
-    # A volume of zero is a fact; a price of zero is not.
-    present = np.isfinite(inputs) & ((inputs > 0) | (_IS_VOLUME & (inputs == 0)))
-    inputs[~present] = np.nan
-    usable = present[1:4].all(axis=0)
-    begins_anew = before < times - LONGEST_CLOSURE // _MICROSECOND
-    ages = _ages(own, bounds, usable, present[[0, 4, 5]], begins_anew)
-
-    values = np.empty((len(REGISTRY), len(ordered)), np.float32)
-    _advance(own, volatility_decay, bounds, begins_anew, usable, split, dividend, inputs, values, block)
-    last, priced = bounds[1:] - 1, np.flatnonzero(present[3])
-    position = np.searchsorted(bounds, priced, side="right") - 1
-    # Of the rows of one series the last is what stays.
-    own.last_priced[position], own.last_close[position] = times[priced], inputs[3, priced]
-    remembered = replace(own, last_bar=times[last], ages=ages[last])
+        inputs[INDEX] = _as_published(volatility_index, times)
+    values, ages = _advance(own, volatility_decay, bounds, times, split, dividend, inputs, block)
     keys = ordered[list(_KEYS)].reset_index(drop=True)
     computed = pd.DataFrame(values.T, columns=list(REGISTRY), copy=False)
     booked = pd.DataFrame({"split": split, "dividend": dividend})
-    return Features(pd.concat([keys, computed, booked], axis=1), ages, remembered)
+    return Features(pd.concat([keys, computed, booked], axis=1), ages, own)
 
 
 def trailing_volatility(
@@ -198,8 +184,10 @@ def _series(bars: pd.DataFrame) -> tuple[pd.DataFrame, NDArray[np.int64], tuple[
     if missing:
         raise ValueError(f"bars lack the columns {missing}: pass rows of the table 'bars'")
     number = bars.groupby(["symbol", "interval"], sort=True).ngroup().to_numpy()
-    order = np.argsort(number, kind="stable")
-    ordered, number = bars.iloc[order], number[order]
+    ordered = bars
+    if (np.diff(number) < 0).any():
+        order = np.argsort(number, kind="stable")
+        ordered, number = bars.iloc[order], number[order]
     bounds = np.flatnonzero(np.diff(number, prepend=-1, append=-1)) if len(number) else np.zeros(1, np.int64)
     first = ordered.iloc[bounds[:-1]]
     return ordered, bounds, tuple(zip(map(str, first["symbol"]), map(str, first["interval"]), strict=True))
@@ -220,7 +208,7 @@ def _actions(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Split and dividend on each bar; none on a series' first with a close, since nobody here held the share before."""
     names = ["symbol", "interval", "available_at", "close"]
-    begun = np.flatnonzero(own.last_priced > np.iinfo(np.int64).min)
+    begun = np.flatnonzero(own.last_priced > NEVER)
     joined = ordered[names]
     if len(begun):
         # What was booked up to these bars falls on them once more, and is left out with them.
@@ -249,52 +237,49 @@ def _as_published(index: pd.DataFrame, times: NDArray[np.int64]) -> NDArray[np.f
         raise ValueError("the volatility index does not increase in time: sort it and remove duplicates")
     values = np.concatenate([[np.nan], index["close"].to_numpy(dtype=np.float64)])
     place = np.searchsorted(published, times, side="right")
-    instants = np.concatenate([[np.iinfo(np.int64).min // 2], published])
+    instants = np.concatenate([[NEVER // 2], published])
     return np.where(times - instants[place] <= INDEX_AGE_LIMIT // _MICROSECOND, values[place], np.nan)
-
-
-def _ages(
-    own: SeriesMemory,
-    bounds: NDArray[np.int64],
-    usable: NDArray[np.bool_],
-    others: NDArray[np.bool_],
-    begins_anew: NDArray[np.bool_],
-) -> NDArray[np.int32]:
-    """Consecutive rows, up to and with each, that had usable prices, an open, a volume and a volatility index."""
-    rows, lengths = len(usable), np.diff(bounds)
-    place = np.arange(rows) - np.repeat(bounds[:-1], lengths)
-    # Places are counted within a series; what is accumulated over one series stays below the next one's.
-    level = np.repeat(np.arange(len(lengths)), lengths) * (rows + int(own.ages.max(initial=0)) + 2)
-    ages = np.empty((rows, 4), np.int32)
-    for kind, present in enumerate((usable, *others)):
-        begin = np.where(begins_anew, place, -np.repeat(own.ages[:, kind].astype(np.int64), lengths))
-        begin = np.where(present & usable, begin, place + 1)
-        ages[:, kind] = place + 1 - (np.maximum.accumulate(begin + level) - level)
-    return ages
 
 
 def _advance(
     own: SeriesMemory,
     volatility_decay: float,
     bounds: NDArray[np.int64],
-    begins_anew: NDArray[np.bool_],
-    usable: NDArray[np.bool_],
+    times: NDArray[np.int64],
     split: NDArray[np.float64],
     dividend: NDArray[np.float64],
     inputs: NDArray[np.float64],
-    values: NDArray[np.float32],
     block: int | None,
-) -> None:
-    """Run the kernel over groups of whole series, one a processor where that pays."""
+) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+    """Run the kernels over groups of whole series, one a processor where that pays; the memory is advanced."""
     from atlas_pipeline.features.kernels.atlas8 import BLOCK
+    from atlas_pipeline.features.kernels.rows import judge_rows
     from atlas_pipeline.features.kernels.series import advance
 
+    rows = len(times)
+    values, ages = np.empty((len(REGISTRY), rows), np.float32), np.empty((rows, 4), np.int32)
+    usable, begins_anew = np.empty(rows, bool), np.empty(rows, bool)
+
     def run(first: int, end: int) -> None:
+        group, edges = slice(first, end), bounds[first : end + 1]
+        judge_rows(
+            edges,
+            times,
+            LONGEST_CLOSURE // _MICROSECOND,
+            inputs,
+            own.last_bar[group],
+            own.last_priced[group],
+            own.last_close[group],
+            own.ages[group],
+            usable,
+            begins_anew,
+            ages,
+        )
         advance(
-            own.averages[first:end],
-            own.history[first:end],
+            own.averages[group],
+            own.history[group],
             volatility_decay,
-            bounds[first : end + 1],
+            edges,
             begins_anew,
             usable,
             split,
@@ -305,12 +290,13 @@ def _advance(
         )
 
     threads = min(len(own.series), len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1)
-    edges = _balanced(bounds, threads if bounds[-1] >= _PARALLEL_ROWS else 1)
+    edges = _balanced(bounds, threads if rows >= _PARALLEL_ROWS else 1)
     if len(edges) <= 2:
         run(0, len(own.series))
-        return
-    with ThreadPoolExecutor(len(edges) - 1) as pool:
-        list(pool.map(run, edges[:-1], edges[1:]))
+    else:
+        with ThreadPoolExecutor(len(edges) - 1) as pool:
+            list(pool.map(run, edges[:-1], edges[1:]))
+    return values, ages
 
 
 def _balanced(bounds: NDArray[np.int64], groups: int) -> Sequence[int]:

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from atlas_pipeline.features.kernels.inputs import INPUTS, NEVER
 from atlas_pipeline.features.registry import REGISTRY
 from atlas_pipeline.whole_file import whole_file
 
@@ -57,13 +58,13 @@ class SeriesMemory:
     @classmethod
     def empty(cls, series: Sequence[Series] = ()) -> SeriesMemory:
         """Memory of series of which no bar was seen."""
-        from atlas_pipeline.features.kernels.series import HISTORY, INPUTS, STATE
+        from atlas_pipeline.features.kernels.series import HISTORY, STATE
 
         count = len(series)
         return cls(
             tuple(series),
-            np.full(count, np.iinfo(np.int64).min),
-            np.full(count, np.iinfo(np.int64).min),
+            np.full(count, NEVER),
+            np.full(count, NEVER),
             np.full(count, np.nan),
             np.zeros((count, 4), np.int32),
             np.zeros((count, STATE)),

@@ -73,7 +73,7 @@ RELATIVE = (
     ),
     Feature(
         "volume_ratio",
-        "(V − mean) / (V + mean), the mean of V over the window: tanh(½ · ln(V / mean)), which a bar without trade has too",
+        "(V − mean) / (V + mean), mean of V over the window: tanh(½ · ln(V / mean)), defined without trade too",
         ("volume",),
         "−1 to 1",
         "relative volume: Karpoff, J. of Financial and Quantitative Analysis 22 (1987) 109, on volume and volatility",

@@ -10,12 +10,11 @@ from numpy.typing import NDArray
 
 from atlas_pipeline.config import DataSettings
 from atlas_pipeline.features.compute import continue_features
+from atlas_pipeline.features.kernels.inputs import INPUTS
 from atlas_pipeline.features.memory import SeriesMemory
 from atlas_pipeline.market.calendars import LONGEST_CLOSURE
 from atlas_pipeline.market.instants import EPOCH, microseconds
 
-_LONGEST_CLOSURE = LONGEST_CLOSURE // timedelta(microseconds=1)
-_IS_VOLUME = np.arange(6) == 4
 _ONE_ROW = np.array([0, 1])
 
 
@@ -42,12 +41,13 @@ class FeatureStream:
         *,
         volatility_decay: float = DataSettings.volatility_decay,
     ) -> None:
-        from atlas_pipeline.features.kernels.series import FEATURES, INPUTS
+        from atlas_pipeline.features.kernels.series import FEATURES
 
         self.memory = (memory or SeriesMemory.empty()).of([(symbol, interval)])
         self._decay = volatility_decay
         self._inputs = np.empty((len(INPUTS), 1))
         self._out = np.empty((FEATURES, 1), np.float32)
+        self._row, self._ages = np.empty(2, bool), np.empty((1, 4), np.int32)
 
     def update(
         self,
@@ -87,6 +87,7 @@ class FeatureStream:
         ValueError
             Where the bar is not later than the last one, or a split or dividend cannot be.
         """
+        from atlas_pipeline.features.kernels.rows import judge_rows
         from atlas_pipeline.features.kernels.series import advance
 
         instant, memory = microseconds(available_at), self.memory
@@ -101,30 +102,34 @@ class FeatureStream:
                 f"{memory.series[0]}: split={split} and dividend={dividend} at {available_at}: a split is a positive "
                 "ratio, 1 without one, a dividend is not negative"
             )
-        inputs = self._inputs
+        inputs, row = self._inputs, self._row
         inputs[:, 0] = open, high, low, close, volume, volatility_index
-        positive = np.isfinite(inputs[:, 0]) & ((inputs[:, 0] > 0.0) | (_IS_VOLUME & (inputs[:, 0] == 0.0)))
-        inputs[~positive] = np.nan
-        usable = bool(positive[1:4].all())
-        begins_anew = last < instant - _LONGEST_CLOSURE
+        judge_rows(
+            _ONE_ROW,
+            np.array([instant]),
+            LONGEST_CLOSURE // timedelta(microseconds=1),
+            inputs,
+            memory.last_bar,
+            memory.last_priced,
+            memory.last_close,
+            memory.ages,
+            row[:1],
+            row[1:],
+            self._ages,
+        )
         advance(
             memory.averages,
             memory.history,
             self._decay,
             _ONE_ROW,
-            np.array([begins_anew]),
-            np.array([usable]),
+            row[1:],
+            row[:1],
             np.array([split]),
             np.array([dividend]),
             inputs,
             self._out,
             1,
         )
-        for kind, present in enumerate((usable, *(positive[[0, 4, 5]] & usable))):
-            memory.ages[0, kind] = ((0 if begins_anew else memory.ages[0, kind]) + 1) if present else 0
-        memory.last_bar[0] = instant
-        if positive[3]:
-            memory.last_priced[0], memory.last_close[0] = instant, close
         return self._out[:, 0].copy()
 
 

@@ -15,6 +15,7 @@ from atlas_pipeline.features.kernels.atlas8 import HISTORY as ATLAS8_HISTORY
 from atlas_pipeline.features.kernels.atlas8 import SCRATCH as ATLAS8_SCRATCH
 from atlas_pipeline.features.kernels.atlas8 import atlas8_of_block
 from atlas_pipeline.features.kernels.elementary import logarithm
+from atlas_pipeline.features.kernels.inputs import CLOSE, HIGH, INDEX, INPUTS, LOW, OPEN, VOLUME
 from atlas_pipeline.features.kernels.recurrences import MEMORY, exponential_averages, volatilities
 from atlas_pipeline.features.kernels.relative import relative_of_block, volatility_of_block
 from atlas_pipeline.features.kernels.technical import (
@@ -33,9 +34,6 @@ from atlas_pipeline.features.registry import REGISTRY
 
 Array = np.ndarray
 
-INPUTS = ("open", "high", "low", "close", "volume", "volatility_index")
-"""Rows of the block of inputs, prices with splits and dividends taken out, volume counted in the first bar's shares."""
-OPEN, HIGH, LOW, CLOSE, VOLUME, INDEX = range(len(INPUTS))
 HISTORY = technical.YEAR
 FACTOR = len(MEMORY)
 """Place in a series' state of the factor that its prices are multiplied by; the factor of its shares comes next."""
