@@ -24,13 +24,13 @@ from atlas_pipeline.adaptation.ledger import (
     LEDGER_TABLES,
 )
 from atlas_pipeline.config import Config
+from atlas_pipeline.market.instants import microseconds
 from atlas_pipeline.market.table import PANDAS_DTYPE, Table
 from atlas_pipeline.trading.layout import ACCOUNT, STEPS
 from atlas_pipeline.trading.market_path import MarketPath
 from atlas_pipeline.trading.policy import decide
 from atlas_pipeline.trading.simulator import Rules, open_account, step
 from atlas_pipeline.trading.state import context_vector, state_vector
-from atlas_pipeline.market.instants import microseconds
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -7,10 +7,10 @@ from datetime import datetime
 import numpy as np
 
 from atlas_pipeline.config import Config
+from atlas_pipeline.market.instants import microseconds
 from atlas_pipeline.models.actor_critic import ActorCritic
 from atlas_pipeline.trading.backtest import Track, buy_and_hold, momentum, trade_policy
 from atlas_pipeline.trading.market_path import MarketPath
-from atlas_pipeline.market.instants import microseconds
 
 
 def during(path: MarketPath, start: datetime, end: datetime) -> MarketPath:

@@ -12,8 +12,8 @@ from datetime import datetime
 import numpy as np
 from numpy.typing import NDArray
 
-from atlas_pipeline.training.density import Array, DensityForecast
 from atlas_pipeline.market.instants import microseconds
+from atlas_pipeline.training.density import Array, DensityForecast
 from atlas_pipeline.windows.panel import Panel
 
 # RiskMetrics Technical Document, 4th ed., 1996, sec. 5.3.2.2: the decay for daily data.
