@@ -23,6 +23,7 @@ from atlas_pipeline.features.relative import VOLATILITY
 from atlas_pipeline.market.adjustment import actions_by_bar
 from atlas_pipeline.market.bars import CORPORATE_ACTIONS, empty
 from atlas_pipeline.market.calendars import LONGEST_CLOSURE
+from atlas_pipeline.market.quarantine import month_of
 
 INDEX_AGE_LIMIT = timedelta(days=7)
 """A volatility index published longer ago than the longest closure of its exchange in a week says nothing any more."""
@@ -71,8 +72,8 @@ def compute_features(
     Parameters
     ----------
     bars
-        Rows of ``BARS``, the whole history of each symbol up to the last bar wanted, in any order of symbols;
-        within a symbol and interval ``available_at`` increases.
+        Rows of ``BARS``, of which ``session`` and ``month`` may be left out: the whole history of each symbol up to the
+        last bar wanted, in any order of symbols; within a symbol and interval ``available_at`` increases.
     actions
         Rows of ``CORPORATE_ACTIONS`` of that history; None where there are none, as of indices.
     volatility_index
@@ -180,9 +181,11 @@ def trailing_volatility(
 
 def _series(bars: pd.DataFrame) -> tuple[pd.DataFrame, NDArray[np.int64], tuple[tuple[str, str], ...]]:
     """Bars sorted by series, where each series begins and ends, and their names."""
-    missing = [name for name in (*_KEYS, *_PRICES) if name not in bars.columns]
+    missing = [name for name in (*_KEYS[:3], *_PRICES) if name not in bars.columns]
     if missing:
         raise ValueError(f"bars lack the columns {missing}: pass rows of the table 'bars'")
+    if "month" not in bars.columns:
+        bars = bars.assign(month=month_of(bars["available_at"]))
     number = bars.groupby(["symbol", "interval"], sort=True).ngroup().to_numpy()
     ordered = bars
     if (np.diff(number) < 0).any():
