@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 from collections.abc import Callable
+from functools import cached_property
 from types import ModuleType
 from typing import Any
 
@@ -25,7 +26,12 @@ class _DependentCache(FunctionCache):
 
     def __init__(self, function: Callable[..., Any]) -> None:
         super().__init__(function)
-        self._dependencies = fingerprint(function)
+        self._function = function
+
+    @cached_property
+    def _dependencies(self) -> str:
+        # Not when the function is decorated: what it calls may be defined below it.
+        return fingerprint(self._function)
 
     def _index_key(self, sig: Any, codegen: Any) -> tuple[Any, ...]:
         return (*super()._index_key(sig, codegen), self._dependencies)

@@ -23,7 +23,11 @@ from {called} import inner
 
 @compiled
 def outer(value):
-    return 2 * inner(value)
+    return 2 * below(value)
+
+@compiled
+def below(value):
+    return inner(value)
 """
 
 
