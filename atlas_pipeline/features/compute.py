@@ -186,14 +186,25 @@ def _series(bars: pd.DataFrame) -> tuple[pd.DataFrame, NDArray[np.int64], tuple[
         raise ValueError(f"bars lack the columns {missing}: pass rows of the table 'bars'")
     if "month" not in bars.columns:
         bars = bars.assign(month=month_of(bars["available_at"]))
-    number = bars.groupby(["symbol", "interval"], sort=True).ngroup().to_numpy()
-    ordered = bars
-    if (np.diff(number) < 0).any():
-        order = np.argsort(number, kind="stable")
-        ordered, number = bars.iloc[order], number[order]
-    bounds = np.flatnonzero(np.diff(number, prepend=-1, append=-1)) if len(number) else np.zeros(1, np.int64)
-    first = ordered.iloc[bounds[:-1]]
-    return ordered, bounds, tuple(zip(map(str, first["symbol"]), map(str, first["interval"]), strict=True))
+    edges, names = _runs(bars)
+    if names != sorted(set(names)):
+        number = bars.groupby(["symbol", "interval"], sort=True).ngroup().to_numpy()
+        bars = bars.iloc[np.argsort(number, kind="stable")]
+        edges, names = _runs(bars)
+    return bars, edges, tuple(names)
+
+
+def _runs(bars: pd.DataFrame) -> tuple[NDArray[np.int64], list[tuple[str, str]]]:
+    """Where symbol or interval change from one row to the next, and what they are in between."""
+    if bars.empty:
+        return np.zeros(1, np.int64), []
+    changes = np.zeros(len(bars) - 1, bool)
+    for name in ("symbol", "interval"):
+        values = bars[name].array
+        changes |= np.asarray(values[1:] != values[:-1], dtype=bool)
+    edges = np.concatenate([[0], np.flatnonzero(changes) + 1, [len(bars)]])
+    first = bars.iloc[edges[:-1]]
+    return edges, list(zip(map(str, first["symbol"]), map(str, first["interval"]), strict=True))
 
 
 def _require_increasing(ordered: pd.DataFrame, times: NDArray[np.int64], before: NDArray[np.int64]) -> None:
@@ -210,6 +221,8 @@ def _actions(
     own: SeriesMemory, ordered: pd.DataFrame, bounds: NDArray[np.int64], actions: pd.DataFrame
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Split and dividend on each bar; none on a series' first with a close, since nobody here held the share before."""
+    if actions.empty:
+        return np.ones(len(ordered)), np.zeros(len(ordered))
     names = ["symbol", "interval", "available_at", "close"]
     begun = np.flatnonzero(own.last_priced > NEVER)
     joined = ordered[names]

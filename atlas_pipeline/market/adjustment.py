@@ -188,9 +188,12 @@ def _place(times: NDArray[np.int64], close: Floats, actions: _Actions) -> tuple[
     bar = usable[places]
     ratio = np.where(is_split, value, 1.0)
     np.multiply.at(split, bar, ratio)
-    counted = np.cumprod(ratio)
-    at_the_bar = counted[np.searchsorted(bar, bar, side="right") - 1]
-    np.add.at(dividend, bar, np.where(is_split, 0.0, value) * (counted / at_the_bar))
+    # Of the same bar only: the bits of a dividend must not depend on the splits of years before.
+    later_splits = np.ones(len(bar))
+    for place in range(len(bar) - 2, -1, -1):
+        if bar[place] == bar[place + 1]:
+            later_splits[place] = later_splits[place + 1] * ratio[place + 1]
+    np.add.at(dividend, bar, np.where(is_split, 0.0, value) / later_splits)
     before = close[usable[places - 1]] / split[bar]
     # The first bar has none before it, and nobody here held the share.
     excessive = ~is_split & (places > 0) & (dividend[bar] >= np.maximum(before, close[bar]))
