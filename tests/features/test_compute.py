@@ -311,6 +311,15 @@ def test_an_action_waits_for_the_next_close(make_bars, make_actions, walk):
     require_same(frame, compute_features(bars, actions))
 
 
+def test_an_action_is_booked_once_at_a_bar_that_has_a_close_but_no_low(make_bars, make_actions, walk):
+    bars = make_bars(walk(80))
+    bars.loc[30, "low"] = np.nan
+    actions = make_actions(("AAA", "2015-01-31", "split", 3.0))
+    frame, _, _ = month_by_month(bars, actions, None)
+    assert frame.loc[frame["split"] != 1, "available_at"].tolist() == [bars["available_at"][30]]
+    require_same(frame, compute_features(bars, actions))
+
+
 def test_what_was_paid_before_the_first_bar_nobody_held(make_bars, make_actions, walk):
     bars = make_bars(walk(40))
     bars.loc[0, "close"] = np.nan

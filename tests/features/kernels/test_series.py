@@ -24,7 +24,7 @@ def test_every_feature_has_a_reference():
     assert tuple(REFERENCES) == NAMES
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(inputs=drawn_rows(COUNTS), chosen=st.lists(st.integers(0, 320), max_size=6))
 def test_every_feature_is_what_its_formula_says(inputs, chosen):
     found = columns(inputs)
@@ -44,7 +44,7 @@ def test_every_feature_is_what_its_formula_says(inputs, chosen):
             assert abs(mine - expected) <= allowed, (name, row, mine, expected, allowed)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     inputs=drawn_rows(st.one_of(st.integers(1, 320), st.sampled_from([BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK + 9]))),
     cuts=st.lists(st.integers(1, 2 * BLOCK), max_size=12),
@@ -84,7 +84,7 @@ def advanced(inputs, begins_anew, split, dividend, cuts=(), block=BLOCK, dtype=n
     return out
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     seed=st.integers(0, 1000),
     count=st.one_of(st.integers(1, 120), st.sampled_from([BLOCK, 2 * BLOCK + 40])),
