@@ -6,7 +6,6 @@ name is another, nothing is found, and the history is computed again. What is co
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -71,8 +70,10 @@ def read_history(lake: Lake, market: Market, artifacts: Artifacts, months: list[
 
     Raises
     ------
-    SeriesMemoryError
+    CorruptCheckpointError
         Where a kept memory is damaged.
+    SeriesMemoryError
+        Where it is of other features than today's.
     """
     from atlas_pipeline.features.memory import SeriesMemory
 
@@ -81,7 +82,7 @@ def read_history(lake: Lake, market: Market, artifacts: Artifacts, months: list[
     for month in sorted((month for month in names if month < months[0]), reverse=True):
         folder = artifacts.find("features", month, names[month])
         if folder is not None:
-            memory = SeriesMemory.read(folder / _MEMORY_FILE)
+            memory = SeriesMemory.read(artifacts.verify(folder) / _MEMORY_FILE)
             return _read(lake, market, snapshot, months, names, month, memory)
     return _read(lake, market, snapshot, months, names, None, SeriesMemory.empty())
 
@@ -143,10 +144,10 @@ def compute_months(history: History, remembered: list[str]) -> ComputedMonths:
     return ComputedMonths(pd.concat(frames, ignore_index=True), np.concatenate(ages), memories)
 
 
-def to_remember(warehouse: Warehouse, months: list[str]) -> list[str]:
-    """Months up to those asked for that will be among the newest stored."""
+def to_remember(warehouse: Warehouse, history: History, months: list[str]) -> list[str]:
+    """Months that are computed, have bars, and will be among the newest stored."""
     newest = sorted({*warehouse.partitions(FEATURES), *months})[-KEPT_MONTHS:]
-    return [month for month in newest if month <= months[-1]]
+    return [month for month in newest if month in history.names and month > (history.since or "")]
 
 
 def keep_memories(
@@ -160,7 +161,7 @@ def keep_memories(
     for folder in artifacts.kept("features"):
         month = folder.parent.name
         if month not in newest or folder.name != names.get(month, folder.name):
-            shutil.rmtree(folder)
+            artifacts.discard(folder)
 
 
 def _names(lake: Lake, market: Market, snapshot: int, last: str) -> dict[str, str]:

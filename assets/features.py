@@ -53,16 +53,17 @@ def features(
     """
     from atlas_pipeline.features.coverage import coverage_of
     from atlas_pipeline.features.memory import SeriesMemoryError
+    from atlas_pipeline.training.errors import CorruptCheckpointError
 
     months = sorted(context.partition_keys)
-    with warehouse.session() as lake, permanent(SeriesMemoryError):
+    with warehouse.session() as lake, permanent(SeriesMemoryError, CorruptCheckpointError):
         history = read_history(lake, market, artifacts, months)
     absent = sorted(set(months) - set(history.bars["month"]))
     if absent:
         raise dg.Failure(f"no bars in {', '.join(absent)}: materialize these months of bars first", allow_retries=False)
     with permanent(CorporateActionError):
-        computed = compute_months(history, to_remember(warehouse, months))
-    restated = _outdated(warehouse, computed.frame, months[0])
+        computed = compute_months(history, to_remember(warehouse, history, months))
+    restated = _outdated(warehouse, computed.frame, history.since, months)
     written = [*restated, *months]
     coverage = coverage_of(computed.frame, computed.ages)
     with warehouse.transaction() as transaction:
@@ -71,7 +72,7 @@ def features(
     commit = transaction.commit
     assert commit is not None
     keep_memories(artifacts, warehouse, computed, history.names)
-    counts = computed.frame.groupby("month").size()
+    counts = computed.frame.groupby("month").size().reindex(written, fill_value=0)
     versions = commit.data_versions[FEATURES.name]
     context.log.info(
         f"{counts[months].sum()} rows of {len(months)} months from {len(history.bars)} bars after {history.since} and "
@@ -88,14 +89,16 @@ def features(
     )
 
 
-def _outdated(warehouse: Warehouse, computed: pd.DataFrame, first: str) -> list[str]:
-    """Stored months before the first asked for that are not what their bars make today.
+def _outdated(warehouse: Warehouse, computed: pd.DataFrame, since: str | None, months: list[str]) -> list[str]:
+    """Stored months up to those asked for, and not among them, that are not what their bars make today.
 
-    The bars of the months just before may have been completed since; and what recurs carries a restated bar on into
-    every month after it. Months before those computed are what their bars make: else no memory of them had been found.
+    The bars of the months just before may have been completed since, or withdrawn; and what recurs carries a restated
+    bar on into every month after it. Months before those computed are what their bars make: else no memory of them had
+    been found.
     """
     with warehouse.session() as lake:
-        suspects = sorted({*lake.partitions(FEATURES)} & {*computed.loc[computed["month"] < first, "month"]})
+        stored = {month for month in lake.partitions(FEATURES) if (since or "") < month <= months[-1]}
+        suspects = sorted(stored - {*months})
         versions = lake.data_versions(FEATURES, suspects)
     own = by_month(computed[computed["month"].isin(suspects)], suspects)
     return [month for month in suspects if content_version(FEATURES, own[month]) != versions[month]]

@@ -11,7 +11,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +65,15 @@ class Artifacts(dg.ConfigurableResource):
 
     def kept(self, asset: str) -> list[Path]:
         """Return the folders of all published checkpoints of an asset, sorted by partition and digest."""
-        return sorted(path.parent for path in (self._home / "checkpoints" / asset).glob(f"*/*/{MANIFEST}"))
+        folders = (path.parent for path in (self._home / "checkpoints" / asset).glob(f"*/*/{MANIFEST}"))
+        return sorted(folder for folder in folders if ".unfinished." not in folder.name)
+
+    def discard(self, folder: Path) -> None:
+        """Remove a published checkpoint: at no time is a part of it found. That it is gone already is no error."""
+        parts = folder.with_name(f"{folder.name}.unfinished.{os.getpid()}.discarded")
+        with suppress(FileNotFoundError):
+            folder.rename(parts)
+        shutil.rmtree(parts, ignore_errors=True)
 
     def named_snapshots(self) -> set[int]:
         """Return the lake's snapshots that any kept checkpoint was made from: expiry must keep them."""

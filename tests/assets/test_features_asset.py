@@ -135,11 +135,33 @@ def test_a_damaged_memory_is_named_and_its_removal_helps(few) -> None:
     file = folder / "memory.safetensors"
     file.write_bytes(file.read_bytes()[:-64])
     message = few.failure(few.run("ingest", "features", partition="1999-06"))
-    assert str(file) in message and "delete the file" in message
+    assert str(file) in message and f"remove the folder {folder}" in message
     before = few.warehouse.data_version(FEATURES, "1999-06")
     shutil.rmtree(folder)
     assert few.run("ingest", "features", partition="1999-06").success
     assert few.warehouse.data_version(FEATURES, "1999-06") == before
+
+
+def test_the_memory_of_a_month_never_holds_a_later_one(few) -> None:
+    """April's is lost: what goes on from May's cannot make it again, and a late bar of May finds none of May's."""
+    april = next(folder for folder in few.artifacts.kept("features") if folder.parent.name == "1999-04")
+    shutil.rmtree(april)
+    assert few.run("ingest", "features", partition="1999-06").success
+    assert not april.exists()
+    may = few.warehouse.read(BARS, partitions=["1999-05"])
+    may.loc[5, "close"] = may.loc[5, "high"]
+    few.warehouse.replace(BARS, {"1999-05": may})
+    assert few.run("ingest", "features", partition="1999-06", checks=True).success
+    assert causality(few).passed
+
+
+def test_a_month_whose_bars_were_withdrawn_loses_its_features(few) -> None:
+    few.warehouse.replace(BARS, {"1999-05": few.warehouse.read(BARS, partitions=["1999-05"]).iloc[:0]})
+    result = few.run("ingest", "features", partition="1999-06", checks=True)
+    assert result.success and few.checks(result)["features_causality"]
+    assert "1999-05" not in few.warehouse.partitions(FEATURES)
+    assert few.warehouse.read(FEATURE_COVERAGE, partitions=["1999-05"]).empty
+    assert [folder.parent.name for folder in few.artifacts.kept("features")] == ["1999-04", "1999-06"]
 
 
 def test_the_volatility_index_is_an_input_and_no_series(pipeline_at, tmp_path: Path) -> None:

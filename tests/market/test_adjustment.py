@@ -69,6 +69,16 @@ def test_days_without_a_bar_fall_on_the_next_in_their_order(make_actions):
     np.testing.assert_array_equal(actions_by_bar(bars, actions)[0], [1, 1, 1, 1, 1, 1.5])
 
 
+@pytest.mark.parametrize("earlier", [3.0, 7.0, 1.1])
+def test_no_bit_of_a_dividend_depends_on_the_splits_of_years_before(make_actions, earlier):
+    """Who goes on from a later bar does not know them."""
+    bars = bars_of([30, 30 / earlier, 0, 0, 10, 10])
+    own = [("A", f"2015-01-{day:02d}", kind, value) for day, kind, value in ((3, "dividend", 0.7), (4, "split", 0.1))]
+    alone = actions_by_bar(bars, make_actions(*own))
+    after = actions_by_bar(bars, make_actions(("A", "2015-01-02", "split", earlier), *own))
+    assert alone[1].tolist() == after[1].tolist() == [0, 0, 0, 0, 0.7 / 0.1, 0]
+
+
 def test_actions_before_the_first_bar_and_after_the_last_move_nothing(make_actions):
     bars = bars_of([10, 11, 12])
     before = make_actions(("A", "2014-06-01", "split", 2.0), ("A", "2014-07-01", "dividend", 99.0))

@@ -48,6 +48,17 @@ def test_first_publication_is_kept(artifacts: Artifacts) -> None:
     assert [path.name for path in folder.parent.iterdir()] == [KEY[2]]
 
 
+def test_a_discarded_checkpoint_is_never_found_in_part(artifacts: Artifacts, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = publish(artifacts)
+    assert artifacts.kept(KEY[0]) == [folder]
+    with monkeypatch.context() as killed:
+        killed.setattr("resources.artifacts.shutil.rmtree", lambda *_, **__: None)
+        artifacts.discard(folder)
+    assert artifacts.find(*KEY) is None and artifacts.kept(KEY[0]) == []
+    artifacts.discard(folder)
+    assert artifacts.find(*KEY) is None
+
+
 def test_exception_publishes_nothing(artifacts: Artifacts) -> None:
     with pytest.raises(ZeroDivisionError), artifacts.publish(*KEY, PROVENANCE) as folder:
         (folder / "model.safetensors").write_bytes(b"half")
