@@ -95,13 +95,8 @@ def compute_features(
     CorporateActionError
         Where an action cannot be; see ``actions_by_bar``.
     """
-    return continue_features(
-        SeriesMemory.empty(),
-        bars,
-        actions,
-        volatility_index=volatility_index,
-        volatility_decay=volatility_decay,
-    ).frame
+    memory = SeriesMemory.empty(volatility_decay=volatility_decay)
+    return continue_features(memory, bars, actions, volatility_index=volatility_index).frame
 
 
 def continue_features(
@@ -110,7 +105,6 @@ def continue_features(
     actions: pd.DataFrame | None = None,
     *,
     volatility_index: pd.DataFrame | None = None,
-    volatility_decay: float = DataSettings.volatility_decay,
     block: int | None = None,
 ) -> Features:
     """Compute the features of the bars that follow a memory: bit for bit those of a computation from the first bar on.
@@ -118,8 +112,8 @@ def continue_features(
     Parameters
     ----------
     memory
-        Of the bars before, computed with the same decay; not changed. A series it does not know begins.
-    bars, actions, volatility_index, volatility_decay
+        Of the bars before; not changed. A series it does not know begins.
+    bars, actions, volatility_index
         As for ``compute_features``; enough are the actions since each series' last bar with a close, and the index
         since ``INDEX_AGE_LIMIT`` before the first bar.
     block
@@ -144,7 +138,7 @@ def continue_features(
         inputs[number] = ordered[name].to_numpy(dtype=np.float64)
     if volatility_index is not None:
         inputs[INDEX] = _as_published(volatility_index, times)
-    values, ages = _advance(own, volatility_decay, bounds, times, split, dividend, inputs, block)
+    values, ages = _advance(own, bounds, times, split, dividend, inputs, block)
     keys = ordered[list(_KEYS)].reset_index(drop=True)
     computed = pd.DataFrame(values.T, columns=list(REGISTRY), copy=False)
     booked = pd.DataFrame({"split": split, "dividend": dividend})
@@ -259,7 +253,6 @@ def _as_published(index: pd.DataFrame, times: NDArray[np.int64]) -> NDArray[np.f
 
 def _advance(
     own: SeriesMemory,
-    volatility_decay: float,
     bounds: NDArray[np.int64],
     times: NDArray[np.int64],
     split: NDArray[np.float64],
@@ -294,7 +287,7 @@ def _advance(
         advance(
             own.averages[group],
             own.history[group],
-            volatility_decay,
+            own.volatility_decay,
             edges,
             begins_anew,
             usable,

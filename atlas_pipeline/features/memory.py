@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from atlas_pipeline.config import DataSettings
 from atlas_pipeline.features.kernels.inputs import INPUTS, NEVER
 from atlas_pipeline.features.registry import REGISTRY
 from atlas_pipeline.whole_file import whole_file
@@ -33,6 +34,8 @@ class SeriesMemory:
     ----------
     series
         Symbol and interval of each.
+    volatility_decay
+        Decay of ``volatility_ewma``, with which they go on.
     last_bar
         int64 [series], instant of the last bar, microseconds since 1970 UTC.
     last_priced
@@ -48,6 +51,7 @@ class SeriesMemory:
     """
 
     series: tuple[Series, ...]
+    volatility_decay: float
     last_bar: NDArray[np.int64]
     last_priced: NDArray[np.int64]
     last_close: NDArray[np.float64]
@@ -56,13 +60,16 @@ class SeriesMemory:
     history: NDArray[np.float64]
 
     @classmethod
-    def empty(cls, series: Sequence[Series] = ()) -> SeriesMemory:
+    def empty(
+        cls, series: Sequence[Series] = (), volatility_decay: float = DataSettings.volatility_decay
+    ) -> SeriesMemory:
         """Memory of series of which no bar was seen."""
         from atlas_pipeline.features.kernels.series import HISTORY, STATE
 
         count = len(series)
         return cls(
             tuple(series),
+            volatility_decay,
             np.full(count, NEVER),
             np.full(count, NEVER),
             np.full(count, np.nan),
@@ -74,7 +81,7 @@ class SeriesMemory:
     def of(self, series: Sequence[Series]) -> SeriesMemory:
         """Copy the memory of these series, in this order; empty for those that are not known."""
         position = {each: number for number, each in enumerate(self.series)}
-        chosen = SeriesMemory.empty(series)
+        chosen = SeriesMemory.empty(series, self.volatility_decay)
         known = [number for number, each in enumerate(chosen.series) if each in position]
         source = [position[chosen.series[number]] for number in known]
         for name in _ARRAYS:
@@ -82,7 +89,7 @@ class SeriesMemory:
         return chosen
 
     def updated(self, other: SeriesMemory) -> SeriesMemory:
-        """Return this memory with the other's in place of its own; series that only one knows are kept."""
+        """Return this memory with the other's, of the same decay, in place of its own; what only one knows is kept."""
         series = sorted({*self.series, *other.series})
         joined, theirs = self.of(series), other.of(series)
         replaced = set(other.series)
@@ -96,7 +103,12 @@ class SeriesMemory:
         from safetensors.numpy import save_file
 
         arrays = {name: np.ascontiguousarray(getattr(self, name)) for name in _ARRAYS}
-        about = {"series": json.dumps(self.series), "features": _FEATURES, "sha256": _digest(self.series, arrays)}
+        about = {
+            "series": json.dumps(self.series),
+            "volatility_decay": repr(self.volatility_decay),
+            "features": _FEATURES,
+            "sha256": _digest(self.series, self.volatility_decay, arrays),
+        }
         with whole_file(path) as temporary:
             save_file(arrays, temporary, about)
 
@@ -117,25 +129,25 @@ class SeriesMemory:
                 about = file.metadata()
                 arrays = {name: file.get_tensor(name) for name in _ARRAYS}
             series = tuple((str(symbol), str(interval)) for symbol, interval in json.loads(about["series"]))
-            features, digest = about["features"], about["sha256"]
+            decay, features, digest = float(about["volatility_decay"]), about["features"], about["sha256"]
         except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
             raise SeriesMemoryError(f"memory {path} is damaged ({type(error).__name__}: {error}): {remedy}") from error
-        if _digest(series, arrays) != digest:
+        if _digest(series, decay, arrays) != digest:
             raise SeriesMemoryError(f"memory {path} is not what was written: {remedy}")
         today = cls.empty(series)
         if features != _FEATURES or any(arrays[name].shape != getattr(today, name).shape for name in _ARRAYS):
             raise SeriesMemoryError(f"memory {path} is of other features than today's: {remedy}")
-        return cls(series, **arrays)
+        return cls(series, decay, **arrays)
 
 
-_ARRAYS = tuple(field.name for field in fields(SeriesMemory) if field.name != "series")
+_ARRAYS = tuple(field.name for field in fields(SeriesMemory) if field.name not in ("series", "volatility_decay"))
 _FEATURES = hashlib.sha256(
     json.dumps([[f.name, f.formula, f.warmup, dict(f.parameters)] for f in REGISTRY.values()]).encode()
 ).hexdigest()
 
 
-def _digest(series: Sequence[Series], arrays: dict[str, NDArray[np.generic]]) -> str:
-    digest = hashlib.sha256(json.dumps([list(each) for each in series]).encode())
+def _digest(series: Sequence[Series], decay: float, arrays: dict[str, NDArray[np.generic]]) -> str:
+    digest = hashlib.sha256(json.dumps([decay, *map(list, series)]).encode())
     for name in _ARRAYS:
         digest.update(arrays[name].tobytes())
     return digest.hexdigest()

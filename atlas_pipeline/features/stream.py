@@ -28,9 +28,7 @@ class FeatureStream:
     symbol, interval
         The series.
     memory
-        Of the bars before; None begins the series.
-    volatility_decay
-        Decay of ``volatility_ewma``; the one the memory was made with.
+        Of the bars before; None begins the series, as does ``SeriesMemory.empty`` with a decay of its own.
     """
 
     def __init__(
@@ -38,13 +36,10 @@ class FeatureStream:
         symbol: str,
         interval: str = "1d",
         memory: SeriesMemory | None = None,
-        *,
-        volatility_decay: float = DataSettings.volatility_decay,
     ) -> None:
         from atlas_pipeline.features.kernels.series import FEATURES
 
         self.memory = (memory or SeriesMemory.empty()).of([(symbol, interval)])
-        self._decay = volatility_decay
         self._inputs = np.empty((len(INPUTS), 1))
         self._out = np.empty((FEATURES, 1), np.float32)
         self._row, self._ages = np.empty(2, bool), np.empty((1, 4), np.int32)
@@ -120,7 +115,7 @@ class FeatureStream:
         advance(
             memory.averages,
             memory.history,
-            self._decay,
+            memory.volatility_decay,
             _ONE_ROW,
             row[1:],
             row[:1],
@@ -144,11 +139,5 @@ def stream_features(
 
     Parameters and result are those of ``compute_features``.
     """
-    return continue_features(
-        SeriesMemory.empty(),
-        bars,
-        actions,
-        volatility_index=volatility_index,
-        volatility_decay=volatility_decay,
-        block=1,
-    ).frame
+    memory = SeriesMemory.empty(volatility_decay=volatility_decay)
+    return continue_features(memory, bars, actions, volatility_index=volatility_index, block=1).frame

@@ -139,3 +139,13 @@ def test_a_memory_of_another_length_is_refused(tmp_path, remembered, name):
     shorter.write(tmp_path / "memory")
     with pytest.raises(SeriesMemoryError, match="other features"):
         SeriesMemory.read(tmp_path / "memory")
+
+
+def test_a_memory_goes_on_with_its_own_decay(make_bars, walk, tmp_path):
+    bars = make_bars(walk(80))
+    whole = compute_features(bars, volatility_decay=0.8)
+    first = continue_features(SeriesMemory.empty(volatility_decay=0.8), bars[:40]).memory
+    first.write(tmp_path / "memory.safetensors")
+    read = SeriesMemory.read(tmp_path / "memory.safetensors")
+    later = continue_features(read, bars[40:]).frame
+    pd.testing.assert_frame_equal(later, whole[40:].reset_index(drop=True), check_exact=True)

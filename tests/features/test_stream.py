@@ -92,7 +92,7 @@ def test_a_stream_of_whole_frames_equals_the_batch():
 def test_the_decay_is_the_one_that_is_given(make_bars, walk):
     bars = make_bars(walk(60))
     for decay in (0.94, 0.5):
-        stream = FeatureStream("AAA", volatility_decay=decay)
+        stream = FeatureStream("AAA", memory=SeriesMemory.empty(volatility_decay=decay))
         expected = compute_features(bars, volatility_decay=decay)
         for bar in bars.itertuples():
             found = stream.update(bar.available_at.to_pydatetime(), **{name: getattr(bar, name) for name in BAR})
