@@ -3,11 +3,12 @@
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 from safetensors.numpy import load_file, save_file
 
 from atlas_pipeline.features import memory as memory_module
-from atlas_pipeline.features.compute import continue_features
+from atlas_pipeline.features.compute import compute_features, continue_features
 from atlas_pipeline.features.memory import SeriesMemory, SeriesMemoryError
 
 ARRAYS = ("last_bar", "last_priced", "last_close", "ages", "averages", "history")
