@@ -12,6 +12,8 @@ from atlas_pipeline.features.relative import MOMENTUM_PERIOD, VOLUME_WINDOW
 Array = np.ndarray
 
 _LN100 = math.log(100.0)
+RESOLUTION = 1e-30
+"""Variance of log returns below which there is none: prices of 53 bits cannot move by less than 1e-16."""
 
 if VOLUME_WINDOW != 20:
     raise ValueError("the kernel's window of volumes is 20 rows")
@@ -45,7 +47,8 @@ def relative_of_block(
 ) -> None:
     """Compute the eight features of a block, in the order in which they are declared.
 
-    A close that never moved has no volatility to measure by: what is a multiple of it is undefined, not infinite.
+    A close that has not moved for long has no volatility to measure by: what is a multiple of it is undefined, not
+    infinite.
 
     Parameters
     ----------
@@ -67,7 +70,7 @@ def relative_of_block(
     slow_logarithm, fast_logarithm = logarithms[0, :rows], logarithms[1, :rows]
     period = math.sqrt(MOMENTUM_PERIOD)
     for row in range(rows):
-        volatility = math.sqrt(variance[row]) if variance[row] > 0.0 else np.nan
+        volatility = math.sqrt(variance[row]) if variance[row] > RESOLUTION else np.nan
         value = (now[row] - before[row]) / volatility
         scaled[row] = value
         absolute[row] = abs(value)
@@ -75,5 +78,7 @@ def relative_of_block(
         jump[row] = gap[row] / volatility
         trend[row] = (now[row] - earlier[row]) / (volatility * period)
         shown[row] = volume_share[row]
-        level[row] = _LN100 + 0.5 * slow_logarithm[row]
-        ratio[row] = 0.5 * (fast_logarithm[row] - slow_logarithm[row])
+        there = variance[row] > RESOLUTION
+        level[row] = _LN100 + 0.5 * slow_logarithm[row] if there else np.nan
+        there = there and fast[row] > RESOLUTION
+        ratio[row] = 0.5 * (fast_logarithm[row] - slow_logarithm[row]) if there else np.nan

@@ -9,6 +9,7 @@ from functools import cached_property
 
 import numpy as np
 
+from atlas_pipeline.features.kernels.relative import RESOLUTION
 from tests.features.kernels.blocks import DECAY
 
 ROUNDING = 2.0**-53
@@ -104,7 +105,7 @@ class Rows:
 
 
 def relative(value: float, rows: Rows) -> float:
-    return value / rows.sigma if rows.sigma > 0 else NAN
+    return value / rows.sigma if rows.sigma**2 > RESOLUTION else NAN
 
 
 def rsi(rows: Rows) -> float:
@@ -140,6 +141,10 @@ def garman_klass(rows: Rows) -> float:
         )
     ]
     return root_mean(found)
+
+
+def resolved(square: float) -> float:
+    return square if square > RESOLUTION else NAN
 
 
 def volume_ratio(rows: Rows) -> float:
@@ -179,8 +184,8 @@ REFERENCES: dict[str, Callable[[Rows], float]] = {
     "relative_gap": lambda rows: relative(ln(rows.open[-1] / rows.close[-2]), rows),
     "relative_momentum": lambda rows: relative(ln(rows.close[-1] / rows.close[-11]) / math.sqrt(10), rows),
     "volume_ratio": volume_ratio,
-    "volatility_ratio": lambda rows: 0.5 * ln(ratio(variance(rows.returns, 0.8), rows.sigma**2)),
-    "log_volatility": lambda rows: ln(100 * rows.sigma),
+    "volatility_ratio": lambda rows: 0.5 * ln(ratio(resolved(variance(rows.returns, 0.8)), resolved(rows.sigma**2))),
+    "log_volatility": lambda rows: 0.5 * ln(10_000 * resolved(rows.sigma**2)),
     "sma_20": simple(20),
     "sma_50": simple(50),
     "sma_200": simple(200),

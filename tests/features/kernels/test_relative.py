@@ -37,6 +37,17 @@ def test_no_return_is_further_out_than_its_own_weight_allows():
     assert np.nanmax(np.abs(found)) <= 1 / math.sqrt(1 - DECAY) * (1 + 1e-12)
 
 
+def test_a_price_that_stands_still_for_long_has_no_multiples():
+    """Halted for years: the variance decays to nothing, and a range in its units would be infinite as float32."""
+    close = np.full(12_000, 100.0)
+    close[:50] += np.random.default_rng(0).normal(size=50)
+    found = columns(rows_of(close))
+    for name in ("relative_range", "relative_gap", "log_volatility", "volatility_ratio"):
+        assert np.isnan(found[name][2_000:]).all(), name
+        with np.errstate(over="raise"):
+            found[name].astype(np.float32)
+
+
 def test_a_price_that_never_moved_has_no_volatility_to_measure_by():
     found = columns(drawn("constant", 50.0, 60))
     assert (found["volatility_ewma"][20:] == 0.0).all()
