@@ -24,6 +24,11 @@ def test_the_project_s_own_file_is_the_bundled_market() -> None:
     assert settings.replay_start == datetime(2018, 6, 29, 20, tzinfo=UTC)
 
 
+def test_a_volatility_index_says_when_it_is_published(tmp_path: Path) -> None:
+    path = write(tmp_path, "source: bundled\nsymbols: [A, {symbol: V, calendar: XCBF}]\nvolatility_index: V\n")
+    assert load_market_settings(path).volatility_index == "V"
+
+
 def test_the_environment_names_another_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path, "source: yahoo\nsymbols: [SPY]\n")
     monkeypatch.setenv("ATLAS_MARKET", str(path))
@@ -43,6 +48,9 @@ def test_the_environment_names_another_file(tmp_path: Path, monkeypatch: pytest.
         ("source: bundled\nsymbols: [A, A]\n", "symbol 'A' stands twice"),
         ("source: bundled\nsymbols: [A]\ninterval: soon\n", "interval 'soon' is none"),
         ("source: bundled\nsymbols: [A]\ninterval: 1wk\ntimescales: [1mo]\n", "1mo is not made of whole bars of 1wk"),
+        ("source: bundled\nsymbols: [A]\nvolatility_index: V\n", "'V' must be one of the symbols"),
+        ("source: bundled\nsymbols: [A]\nvolatility_index: A\n", "and not the only one"),
+        ("source: bundled\nsymbols: [A, V]\nvolatility_index: V\n", "'V' has no calendar of its own: .* XCBF"),
         ("source: bundled\nsymbols: [A]\ntimescales: [1d]\n", "1d is not made of whole bars of 1d"),
     ],
 )

@@ -1,8 +1,7 @@
 """The set ``technical``: averages, returns, ranges, breakouts and distances; and the tiers ``a20`` and ``a25``.
 
 The documents of origin name the tiers by the number of their columns and do not list them. ``a20`` holds what means the
-same at any price level; ``a25`` adds the volatility index. All are computed in ``kernels.technical``, the columns of
-the volatility index in ``kernels.volatility_index``.
+same at any price level; ``a25`` adds the volatility index. All are computed in ``kernels.technical``.
 """
 
 from __future__ import annotations
@@ -263,7 +262,7 @@ VOLATILITY_INDEX = (
         ("vix", "realized_volatility_20"),
         "log ratio",
         "the variance risk premium: Carr and Wu, Review of Financial Studies 22 (2009) 1311, in logs",
-        RANGE_WINDOW,
+        VOLATILITY_WINDOWS[1],
         {"window": VOLATILITY_WINDOWS[1]},
     ),
 )

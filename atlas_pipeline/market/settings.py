@@ -128,6 +128,12 @@ def load_market_settings(path: Path | None = None) -> MarketSettings:
     index = content.get("volatility_index")
     if index is not None and (index not in universe.symbols or len(universe.symbols) == 1):
         raise ValueError(f"{path}: volatility_index={index!r} must be one of the symbols, and not the only one; add it")
+    if index is not None and not next(each for each in universe.instruments if each.symbol == index).calendar:
+        raise ValueError(
+            f"{path}: volatility_index={index!r} has no calendar of its own: name the exchange whose closes are the "
+            "instants of its publication, such as XCBF for the VIX, a quarter of an hour after the stocks' close; else "
+            "a bar could see a later value"
+        )
     for coarser in intervals[1:]:
         if coarser <= intervals[0] or not intervals[0].divides(coarser):
             raise ValueError(f"{path}: timescale {coarser} is not made of whole bars of {intervals[0]}; leave it out")
