@@ -19,6 +19,13 @@ import yaml
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
 ScalerKind = Literal["robust", "min_max", "instance"]
+BackboneKind = Literal["patchtst", "mamba", "residual_mlp", "recursive"]
+HeadKind = Literal["student_t", "gaussian"]
+PatchPadding = Literal["none", "end"]
+Channels = Literal["mixing", "independent"]
+Positions = Literal["learned", "rotary"]
+Norm = Literal["layer", "rms", "batch"]
+NormPlacement = Literal["pre", "post"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,18 +51,35 @@ class DataSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSettings:
-    """The network; ``feature_size`` is the number of columns of the set it reads."""
+    """The network; ``feature_size`` is the number of columns of the set it reads.
 
-    backbone: Literal["patchtst"] = "patchtst"
-    head: Literal["student_t", "gaussian"] = "student_t"
+    Patches of ``patch_length`` bars begin every ``stride`` bars; ``patch_padding="end"`` repeats the newest bar
+    ``stride`` times and so makes one patch more. ``channels``, ``positions`` and ``norm_placement`` are the patch
+    transformers' (``models.patchtst``). ``n_layers`` counts transformer or Mamba layers or residual blocks.
+    ``stochastic_depth`` is the probability of dropping the last layer in training; it rises linearly to it.
+    ``state_size`` is the states a channel of Mamba has. The recursive backbone makes ``latent_steps`` in each of
+    ``supervision_steps``.
+    """
+
+    backbone: BackboneKind = "patchtst"
+    head: HeadKind = "student_t"
     patch_length: int = 16
     stride: int = 16
+    patch_padding: PatchPadding = "none"
+    channels: Channels = "mixing"
+    positions: Positions = "learned"
+    norm: Norm = "layer"
+    norm_placement: NormPlacement = "pre"
     feature_size: int = 8
     d_model: int = 256
     n_heads: int = 8
     n_layers: int = 6
     ff_dim: int = 1024
     dropout: float = 0.1
+    stochastic_depth: float = 0.0
+    state_size: int = 16
+    latent_steps: int = 4
+    supervision_steps: int = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,6 +175,30 @@ class ExecutionSettings:
     gradient_checkpointing: bool = True
 
 
+CHOICES: dict[str, Any] = {
+    "scaler": ScalerKind,
+    "backbone": BackboneKind,
+    "head": HeadKind,
+    "patch_padding": PatchPadding,
+    "channels": Channels,
+    "positions": Positions,
+    "norm": Norm,
+    "norm_placement": NormPlacement,
+}
+"""What the settings that name a kind can be."""
+
+READ_BY: dict[str, tuple[BackboneKind, ...]] = {
+    "patch_padding": ("patchtst", "mamba", "recursive"),
+    "channels": ("patchtst",),
+    "positions": ("patchtst", "recursive"),
+    "norm_placement": ("patchtst", "recursive"),
+    "state_size": ("mamba",),
+    "latent_steps": ("recursive",),
+    "supervision_steps": ("recursive",),
+}
+"""Backbones that read a setting; others refuse it, because a change without effect would pass for a result."""
+
+
 Section = type[DataSettings | ModelSettings | TrainingSettings | TradingSettings | PPOSettings | AdaptationSettings]
 
 
@@ -177,21 +225,51 @@ class Config(
             if not condition:
                 raise ValueError(f"Config.{field}={getattr(self, field)!r}: {remedy}")
 
-        kinds = get_args(ScalerKind)
-        require(self.scaler in kinds, "scaler", f"use one of {', '.join(kinds)}")
+        for name, kinds in CHOICES.items():
+            choices = get_args(kinds)
+            require(getattr(self, name) in choices, name, f"use one of {', '.join(choices)}")
         require(self.horizon >= 1, "horizon", "a label needs at least one future bar; use 1 or more")
         require(0 < self.stride <= self.patch_length, "stride", "use 1 to patch_length")
+        remainder = (self.seq_length - self.patch_length) % self.stride
         require(
-            self.seq_length >= self.patch_length and (self.seq_length - self.patch_length) % self.stride == 0,
+            self.backbone == "residual_mlp"
+            or (self.seq_length >= self.patch_length and (remainder == 0 or self.patch_padding == "end")),
             "seq_length",
-            f"must be patch_length ({self.patch_length}) plus a multiple of stride ({self.stride})",
+            f"must be patch_length ({self.patch_length}) plus a multiple of stride ({self.stride}), or at least "
+            "patch_length with patch_padding='end'",
         )
-        require(self.d_model % self.n_heads == 0, "d_model", f"must be divisible by n_heads ({self.n_heads})")
+        require(
+            self.backbone in ("mamba", "residual_mlp") or self.d_model % self.n_heads == 0,
+            "d_model",
+            f"must be divisible by n_heads ({self.n_heads})",
+        )
+        require(
+            self.positions != "rotary" or self.d_model // self.n_heads % 2 == 0,
+            "positions",
+            f"rotations turn pairs, and a head is {self.d_model // self.n_heads} wide: make d_model / n_heads even, or "
+            "use learned",
+        )
+        require(
+            self.norm != "batch" or self.backbone != "recursive",
+            "norm",
+            "one network serves all steps of backbone='recursive', and batch statistics are of one: use layer or rms",
+        )
+        for name, readers in READ_BY.items():
+            default = getattr(ModelSettings, name)
+            require(
+                self.backbone in readers or getattr(self, name) == default,
+                name,
+                f"backbone={self.backbone!r} does not read it: leave it at {default!r}, or use {' or '.join(readers)}",
+            )
         for name in (
             "batch_size",
             "accumulation_steps",
             "max_epochs",
+            "seq_length",
             "n_layers",
+            "state_size",
+            "latent_steps",
+            "supervision_steps",
             "lora_rank",
             "feature_size",
             "online_update_freq",
@@ -203,7 +281,7 @@ class Config(
             require(getattr(self, name) >= 1, name, "use 1 or more")
         for name in ("volatility_decay", "validation_fraction", "gamma", "gae_lambda", "sharpe_eta", "gate_confidence"):
             require(0 < getattr(self, name) < 1, name, "use a number between 0 and 1")
-        for name in ("dropout", "lora_dropout", "commission", "slippage", "ema_decay"):
+        for name in ("dropout", "stochastic_depth", "lora_dropout", "commission", "slippage", "ema_decay"):
             require(0 <= getattr(self, name) < 1, name, "use a number from 0 up to, not including, 1")
         require(self.min_position <= 0 < self.max_position, "min_position", "bounds must enclose the flat position 0")
 

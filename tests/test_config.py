@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 
 from atlas_pipeline.config import (
+    CHOICES,
     CONFIGS,
     AdaptationSettings,
     Config,
@@ -68,11 +69,49 @@ def test_execution_is_not_part_of_what_is_learned() -> None:
         ({"gamma": 1.0}, "gamma=1.0"),
         ({"commission": -0.1}, "commission=-0.1"),
         ({"max_position": 0}, "min_position"),
+        ({"backbone": "lstm"}, "backbone='lstm': use one of patchtst, mamba, residual_mlp, recursive"),
+        ({"head": "cauchy"}, "head='cauchy': use one of student_t, gaussian"),
+        ({"norm": "group"}, "norm='group': use one of layer, rms, batch"),
+        ({"norm_placement": "middle"}, "norm_placement='middle': use one of pre, post"),
+        ({"positions": "sine"}, "positions='sine': use one of learned, rotary"),
+        ({"channels": "mixed"}, "channels='mixed': use one of mixing, independent"),
+        ({"patch_padding": "start"}, "patch_padding='start': use one of none, end"),
+        ({"seq_length": 0, "backbone": "residual_mlp"}, "seq_length=0: use 1 or more"),
+        ({"seq_length": 8, "patch_padding": "end"}, "seq_length=8"),
+        ({"positions": "rotary", "d_model": 24}, "positions='rotary': .* a head is 3 wide"),
+        ({"norm": "batch", "backbone": "recursive"}, "norm='batch': .* use layer or rms"),
+        ({"stochastic_depth": 1.0}, "stochastic_depth=1.0"),
+        ({"state_size": 0, "backbone": "mamba"}, "state_size=0"),
+        ({"latent_steps": 0, "backbone": "recursive"}, "latent_steps=0"),
+        ({"supervision_steps": 0, "backbone": "recursive"}, "supervision_steps=0"),
+        ({"channels": "independent", "backbone": "mamba"}, "channels='independent': .*'mamba' does not .* patchtst"),
+        ({"positions": "rotary", "backbone": "residual_mlp"}, "leave it at 'learned', or use patchtst or recursive"),
+        ({"patch_padding": "end", "backbone": "residual_mlp"}, "patch_padding='end'"),
+        ({"norm_placement": "post", "backbone": "mamba"}, "norm_placement='post'"),
+        ({"state_size": 8}, "state_size=8"),
+        ({"latent_steps": 2}, "latent_steps=2"),
+        ({"supervision_steps": 2}, "supervision_steps=2"),
     ],
 )
 def test_what_cannot_work_is_refused_by_name(settings: dict[str, float], culprit: str) -> None:
     with pytest.raises(ValueError, match=culprit):
         Config(**settings)  # type: ignore[arg-type]
+
+
+def test_with_end_padding_any_window_has_its_patches() -> None:
+    assert Config(seq_length=500, patch_padding="end").seq_length == 500
+
+
+def test_only_who_makes_patches_and_heads_needs_them_to_divide() -> None:
+    assert Config(backbone="residual_mlp", seq_length=500, d_model=250).d_model == 250
+    assert Config(backbone="mamba", d_model=250).d_model == 250
+    with pytest.raises(ValueError, match="seq_length=500"):
+        Config(backbone="mamba", seq_length=500)
+
+
+def test_every_choice_of_a_kind_is_checked() -> None:
+    kinds = {f.name for f in dataclasses.fields(ModelSettings) if f.type not in ("int", "float")}
+    assert kinds <= set(CHOICES)
 
 
 def test_every_experiment_loads() -> None:

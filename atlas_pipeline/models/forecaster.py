@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from atlas_pipeline.config import Config
 from atlas_pipeline.models.heads import Density, make_head
-from atlas_pipeline.models.patchtst import PatchTST
+from atlas_pipeline.models.registry import make_backbone
 
 
 class Forecaster(nn.Module):
@@ -21,17 +21,12 @@ class Forecaster(nn.Module):
 
     def __init__(self, config: Config) -> None:
         super().__init__()
-        self.backbone = PatchTST(config)
+        self.backbone = make_backbone(config)
         self.head = make_head(config)
 
     def embed(self, x: Tensor) -> Tensor:
-        """Embed scaled windows as [batch, d_model], float32; they are [batch, seq_length, features].
-
-        The token of the newest patch: attention has brought to it what it needs of the others, and the newest
-        bars, which matter most for the next, are not averaged away.
-        """
-        tokens: Tensor = self.backbone(x)
-        return tokens[:, -1].float()
+        """Embed scaled windows as [batch, d_model], float32; they are [batch, seq_length, features]."""
+        return self.backbone.pool(self.backbone(x)).float()
 
     def forward(self, x: Tensor) -> tuple[Tensor, Density]:
         """Return embedding and density; the head computes in float32 whatever the backbone's precision."""

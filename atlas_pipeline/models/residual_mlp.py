@@ -1,0 +1,99 @@
+"""The residual network on summary features of the window: the plain backbone that the others have to beat.
+
+A window is summed up feature by feature: its last value, and over its newest 5, 21, 63 and 252 bars (as many of these
+as are shorter than the window) and over all of it the mean, the standard deviation and the slope. The network is a
+projection and residual blocks with norms (He et al., Identity Mappings, ECCV 2016, for the idea of the residual;
+Ba et al., 2016, for the layer norm), initialised as He et al., ICCV 2015, eq. 10, for ReLU.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, cast
+
+import torch
+from torch import Tensor, nn
+
+from atlas_pipeline.config import Config
+from atlas_pipeline.models.backbone import Backbone, StochasticDepth, make_norm
+
+# A week, a month, a quarter and a year of trading days.
+SUMMARY_LENGTHS = (5, 21, 63, 252)
+
+
+def summary_lengths(seq_length: int) -> tuple[int, ...]:
+    """Lengths in bars that a window of ``seq_length`` bars is summed up over."""
+    return (*(length for length in SUMMARY_LENGTHS if length < seq_length), seq_length)
+
+
+def window_summaries(x: Tensor) -> Tensor:
+    """Sum up windows.
+
+    Parameters
+    ----------
+    x
+        Windows [batch, seq_length, features].
+
+    Returns
+    -------
+    Tensor [batch, features * (1 + 3 * lengths)]
+        Last values, then for each length means, population standard deviations and slopes. A slope is the least-squares
+        line's rise over the length, in the feature's own unit.
+    """
+    parts = [x[:, -1]]
+    for length in summary_lengths(x.shape[1]):
+        newest = x[:, -length:]
+        mean = newest.mean(dim=1)
+        centred = newest - mean.unsqueeze(1)
+        time = torch.linspace(-0.5, 0.5, length, dtype=x.dtype, device=x.device)
+        # One bar alone has no slope; the square root's gradient at zero is infinite.
+        slope = (centred * time[:, None]).sum(dim=1) / time.square().sum().clamp_min(1e-12)
+        parts += [mean, (centred.square().mean(dim=1) + 1e-12).sqrt(), slope]
+    return torch.cat(parts, dim=1)
+
+
+class ResidualBlock(nn.Module):
+    """Linear layer, norm, ReLU and dropout on a residual path; arguments as of ``EncoderLayer``."""
+
+    def __init__(self, config: Config, layer: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(config.d_model, config.d_model)
+        self.norm = make_norm(config)
+        self.dropout = nn.Dropout(config.dropout)
+        self.depth = StochasticDepth(layer, config.n_layers, config.stochastic_depth)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return hidden values [batch, 1, d_model] of values of the same shape."""
+        return cast(Tensor, x + self.depth(self.dropout(torch.relu(self.norm(self.linear(x).to(x.dtype))))))
+
+
+class ResidualMLP(Backbone):
+    """The backbone; its one token is its embedding.
+
+    Parameters
+    ----------
+    config
+        The model's and the window's settings; ``n_layers`` counts the blocks.
+    """
+
+    lora_targets: ClassVar[tuple[str, ...]] = ("linear",)
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        summaries = config.feature_size * (1 + 3 * len(summary_lengths(config.seq_length)))
+        self.projection = nn.Linear(summaries, config.d_model)
+        self.norm = make_norm(config)
+        self.blocks = nn.ModuleList(ResidualBlock(config, number) for number in range(1, config.n_layers + 1))
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="relu")
+                nn.init.zeros_(module.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return one token [batch, 1, d_model] of windows [batch, seq_length, features]."""
+        with torch.autocast(x.device.type, enabled=False):
+            summaries = window_summaries(x.to(self.projection.weight.dtype))
+        # As in the patch embedding, the sum of the blocks keeps the weights' precision under autocast.
+        tokens = torch.relu(self.norm(self.projection(summaries).to(summaries.dtype).unsqueeze(1)))
+        for block in self.blocks:
+            tokens = self.through(block, tokens)
+        return tokens
