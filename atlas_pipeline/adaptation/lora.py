@@ -22,10 +22,10 @@ import torch
 from torch import Tensor, nn
 
 from atlas_pipeline.config import Config
+from atlas_pipeline.models.backbone import Backbone
 from atlas_pipeline.training.checkpoint import read_tensors, tensors_digest, write_tensors
 from atlas_pipeline.training.errors import CorruptCheckpointError
 
-TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj")
 _REMEDY = "materialize the lora_adapter of that step again"
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -158,8 +158,8 @@ def merged(backbone: Network, adapter: Adapter) -> Network:
     return result
 
 
-def attach(backbone: nn.Module, config: Config, adapter: Adapter, seed: int) -> nn.Module:
-    """Copy the backbone with peft's LoRA layers on its attention projections; only these are trainable.
+def attach(backbone: Backbone, config: Config, adapter: Adapter, seed: int) -> nn.Module:
+    """Copy the backbone with peft's LoRA layers on its ``lora_targets``; only these are trainable.
 
     Parameters
     ----------
@@ -183,7 +183,7 @@ def attach(backbone: nn.Module, config: Config, adapter: Adapter, seed: int) -> 
         r=config.lora_rank,
         lora_alpha=config.lora_alpha,
         lora_dropout=config.lora_dropout,
-        target_modules=list(TARGETS),
+        target_modules=list(backbone.lora_targets),
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -195,7 +195,10 @@ def attach(backbone: nn.Module, config: Config, adapter: Adapter, seed: int) -> 
                 f"{config.lora_rank} and {config.lora_alpha}: start with an empty adapter"
             )
         if adapter.tensors.keys() != extract(network).keys():
-            raise AdapterShapeError("the adapter's modules are not this backbone's attention projections")
+            raise AdapterShapeError(
+                f"the adapter's modules are not this backbone's {', '.join(backbone.lora_targets)}: "
+                "start with an empty adapter"
+            )
         set_peft_model_state_dict(network, dict(adapter.tensors))
     return network
 
