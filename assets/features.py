@@ -53,6 +53,7 @@ def features(
     """
     from atlas_pipeline.features.coverage import coverage_of
     from atlas_pipeline.features.memory import SeriesMemoryError
+    from atlas_pipeline.features.schema import FeatureSchemaError, validate_features
     from atlas_pipeline.training.errors import CorruptCheckpointError
 
     months = sorted(context.partition_keys)
@@ -63,6 +64,8 @@ def features(
         raise dg.Failure(f"no bars in {', '.join(absent)}: materialize these months of bars first", allow_retries=False)
     with permanent(CorporateActionError):
         computed = compute_months(history, to_remember(warehouse, history, months))
+    with permanent(FeatureSchemaError):
+        validate_features(computed.frame)
     restated = _outdated(warehouse, computed.frame, history.since, months)
     written = [*restated, *months]
     coverage = coverage_of(computed.frame, computed.ages)

@@ -176,6 +176,19 @@ def test_the_volatility_index_is_an_input_and_no_series(pipeline_at, tmp_path: P
     assert rows["vix_over_sma_20"].notna().sum() == len(rows) - 19
 
 
+def test_impossible_values_are_not_stored(few) -> None:
+    """A high that no float32 holds, and a close above its high: nothing is written, and a retry would not help."""
+    may, stored = few.warehouse.read(BARS, partitions=["1999-05"]), few.warehouse.read(FEATURES)
+    for column, value, message in (
+        ("high", 1e39, "are infinite: look for absurd prices"),
+        ("close", 1e5, "distance_from_high_20 reaches"),
+    ):
+        few.warehouse.replace(BARS, {"1999-05": may.assign(**{column: may[column].where(may.index != 5, value)})})
+        said = few.failure(few.run("ingest", "features", partition="1999-05"))
+        assert "FeatureSchemaError" in said and message in said
+    pd.testing.assert_frame_equal(few.warehouse.read(FEATURES), stored)
+
+
 def test_why_a_value_is_missing_stands_beside_it(few) -> None:
     rows = few.warehouse.read(FEATURES)
     coverage = few.warehouse.read(FEATURE_COVERAGE)
