@@ -19,10 +19,8 @@ from numba import njit
 from talipp.indicators import ATR, BB, MACD, ROC, RSI, StdDev
 from talipp.ohlcv import OHLCV
 
-from atlas_pipeline.features.compute import compute_features
-from atlas_pipeline.features.kernels.atlas8 import BLOCK, HISTORY, SCRATCH, advance_atlas8
+from atlas_pipeline.features import FeatureStream, compute_atlas8, compute_features
 from atlas_pipeline.features.kernels.atlas8_step import STEP_STATE, step_atlas8
-from atlas_pipeline.features.kernels.recurrences import MEMORY
 from benchmarks import figure, medians
 
 ROWS = 1_000_000
@@ -61,14 +59,6 @@ def bars(symbols: int, rows: int) -> pd.DataFrame:
     frame["month"] = np.tile(instants.strftime("%Y-%m"), symbols)
     frame["month"] = frame["month"].astype("str")
     return frame.assign(open=close, high=high, low=low, close=close, volume=1e6)
-
-
-def ours(high: np.ndarray, low: np.ndarray, close: np.ndarray) -> np.ndarray:
-    """The eight columns, float32."""
-    out = np.empty((8, len(close)), np.float32)
-    scratch = np.empty((3 + SCRATCH, HISTORY + BLOCK))
-    advance_atlas8(np.zeros(len(MEMORY)), np.zeros((3, HISTORY)), high, low, close, scratch, out)
-    return out
 
 
 def by_talib(high: np.ndarray, low: np.ndarray, close: np.ndarray) -> list[np.ndarray]:
@@ -163,14 +153,14 @@ def main() -> None:
     high, low, close = prices(ROWS)
     frame = pd.DataFrame({"high": high, "low": low, "close": close})
     note = f"{ROWS:,} rows, one thread"
-    own, other = medians(lambda: ours(high, low, close), lambda: by_talib(high, low, close))
+    own, other = medians(lambda: compute_atlas8(high, low, close), lambda: by_talib(high, low, close))
     figure("features.atlas8.talib", own, "ms", f"TA-Lib {talib.__version__}", other, other / own, note)
     milliseconds = own
-    own, other = medians(lambda: ours(high, low, close), lambda: by_pandas(frame))
+    own, other = medians(lambda: compute_atlas8(high, low, close), lambda: by_pandas(frame))
     figure("features.atlas8.pandas", own, "ms", f"pandas {pd.__version__}", other, other / own, note)
     few = [prices[:PYTHON_ROWS] for prices in (high, low, close)]
     lists = [prices.tolist() for prices in few]
-    own, other = medians(lambda: ours(*few), lambda: by_python(*lists))
+    own, other = medians(lambda: compute_atlas8(*few), lambda: by_python(*lists))
     figure("features.atlas8.python", own, "ms", "Python loop", other, other / own, f"{PYTHON_ROWS:,} rows, one thread")
 
     _bandwidth(milliseconds)
@@ -196,7 +186,18 @@ def _stream(high: np.ndarray, low: np.ndarray, close: np.ndarray) -> None:
     few = [prices[: STREAMED // 100].tolist() for prices in (high, low, close)]
     own, other = medians(lambda: streamed(state, top, bottom, price, out), lambda: by_talipp(*few))
     own, other = 1e3 * own / STREAMED, 1e3 * other / len(few[0])
-    figure("features.stream.talipp", own, "us", f"talipp {version('talipp')}", other, other / own, "a bar, all eight")
+    peer = f"talipp {version('talipp')}"
+    figure("features.stream.talipp", own, "us", peer, other, other / own, "a bar, all eight, compiled")
+    instants = pd.date_range("2000-01-03 21:00", periods=len(few[0]), freq="D", tz="UTC", unit="us").to_pydatetime()
+
+    def every() -> None:
+        stream = FeatureStream("S")
+        for instant, high, low, close in zip(instants, *few, strict=True):
+            stream.update(instant, open=close, high=high, low=low, close=close, volume=1.0)
+
+    own, other = medians(every, lambda: by_talipp(*few))
+    own, other = 1e3 * own / len(few[0]), 1e3 * other / len(few[0])
+    figure("features.stream.every", own, "us", peer, other, other / own, "a bar, all 48 from Python; talipp its eight")
 
 
 def _cores() -> None:

@@ -11,17 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from atlas_pipeline.features.causality import audit_causality
-    from atlas_pipeline.features.compute import compute_features
+    from atlas_pipeline.features.compute import compute_atlas8, compute_features
     from atlas_pipeline.features.registry import REGISTRY, SETS
     from atlas_pipeline.features.stream import FeatureStream
 
-__all__ = ["REGISTRY", "SETS", "FeatureStream", "audit_causality", "compute_features"]
+__all__ = ["REGISTRY", "SETS", "FeatureStream", "audit_causality", "compute_atlas8", "compute_features"]
 
 _MODULES = {
     "REGISTRY": "registry",
     "SETS": "registry",
     "FeatureStream": "stream",
     "audit_causality": "causality",
+    "compute_atlas8": "compute",
     "compute_features": "compute",
 }
 

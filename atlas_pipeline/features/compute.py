@@ -145,6 +145,42 @@ def continue_features(
     return Features(pd.concat([keys, computed, booked], axis=1), ages, own)
 
 
+def compute_atlas8(
+    high: NDArray[np.float64], low: NDArray[np.float64], close: NDArray[np.float64]
+) -> NDArray[np.float32]:
+    """Compute the set ``atlas8`` alone, of one series given as arrays.
+
+    Parameters
+    ----------
+    high, low, close : float64 [n]
+        Prices of one series without a hole, splits and dividends taken out.
+
+    Returns
+    -------
+    float32 [8, n]
+        In the order of ``SETS["atlas8"]``; NaN during warm-up. The columns of ``compute_features``, bit for bit.
+
+    Raises
+    ------
+    ValueError
+        Where lengths differ, or a price is missing, infinite or not positive.
+    """
+    from atlas_pipeline.features.kernels.atlas8 import BLOCK, HISTORY, SCRATCH, advance_atlas8
+    from atlas_pipeline.features.kernels.recurrences import MEMORY
+
+    prices = [np.ascontiguousarray(column, np.float64) for column in (high, low, close)]
+    for name, column in zip(("high", "low", "close"), prices, strict=True):
+        if column.shape != (len(close),) or not (np.isfinite(column).all() and (column > 0).all()):
+            raise ValueError(
+                f"{name} of shape {column.shape} must be {len(close)} finite, positive prices: cut the series at "
+                "missing bars, or use compute_features, which does"
+            )
+    out = np.empty((8, len(close)), np.float32)
+    scratch = np.empty((3 + SCRATCH, HISTORY + BLOCK))
+    advance_atlas8(np.zeros(len(MEMORY)), np.zeros((3, HISTORY)), *prices, scratch, out)
+    return out
+
+
 def trailing_volatility(
     close: NDArray[np.float64], decay: float = DataSettings.volatility_decay
 ) -> NDArray[np.float64]:

@@ -106,7 +106,7 @@ class SeriesMemory:
         about = {
             "series": json.dumps(self.series),
             "volatility_decay": repr(self.volatility_decay),
-            "features": _FEATURES,
+            "features": _DECLARED,
             "sha256": _digest(self.series, self.volatility_decay, arrays),
         }
         with whole_file(path) as temporary:
@@ -135,13 +135,13 @@ class SeriesMemory:
         if _digest(series, decay, arrays) != digest:
             raise SeriesMemoryError(f"memory {path} is not what was written: {remedy}")
         today = cls.empty(series)
-        if features != _FEATURES or any(arrays[name].shape != getattr(today, name).shape for name in _ARRAYS):
+        if features != _DECLARED or any(arrays[name].shape != getattr(today, name).shape for name in _ARRAYS):
             raise SeriesMemoryError(f"memory {path} is of other features than today's: {remedy}")
         return cls(series, decay, **arrays)
 
 
 _ARRAYS = tuple(field.name for field in fields(SeriesMemory) if field.name not in ("series", "volatility_decay"))
-_FEATURES = hashlib.sha256(
+_DECLARED = hashlib.sha256(
     json.dumps([[f.name, f.formula, f.warmup, dict(f.parameters)] for f in REGISTRY.values()]).encode()
 ).hexdigest()
 

@@ -37,11 +37,11 @@ class FeatureStream:
         interval: str = "1d",
         memory: SeriesMemory | None = None,
     ) -> None:
-        from atlas_pipeline.features.kernels.series import FEATURES
+        from atlas_pipeline.features.kernels.series import FEATURE_COUNT
 
         self.memory = (memory or SeriesMemory.empty()).of([(symbol, interval)])
         self._inputs = np.empty((len(INPUTS), 1))
-        self._out = np.empty((FEATURES, 1), np.float32)
+        self._out = np.empty((FEATURE_COUNT, 1), np.float32)
         self._row, self._ages = np.empty(2, bool), np.empty((1, 4), np.int32)
 
     def update(

@@ -159,14 +159,16 @@ def _tables(home: Path) -> dict[str, Any]:
 
 def _files(home: Path) -> dict[str, str]:
     """Content of panels by byte, of checkpoints by tensor; their other files by name, since they note times."""
-    from atlas_pipeline.training.checkpoint import read_tensors, tensors_digest
+    from safetensors.torch import load_file
+
+    from atlas_pipeline.training.checkpoint import tensors_digest
     from resources.artifacts import digest_of_files
 
     found = {f"panels/{name}": digest for name, digest in digest_of_files(home / "panels").items()}
     for path in sorted((home / "checkpoints").rglob("*")):
         if path.is_file():
             weights = path.suffix == ".safetensors"
-            content = tensors_digest(read_tensors(path, "")[0]) if weights else "present"
+            content = tensors_digest(load_file(path)) if weights else "present"
             found[path.relative_to(home).as_posix()] = content
     return found
 

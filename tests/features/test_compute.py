@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from atlas_pipeline.config import Config
 from atlas_pipeline.features import compute
-from atlas_pipeline.features.compute import INDEX_AGE_LIMIT, compute_features, continue_features
+from atlas_pipeline.features.compute import INDEX_AGE_LIMIT, compute_atlas8, compute_features, continue_features
 from atlas_pipeline.features.memory import SeriesMemory
 from atlas_pipeline.features.model_inputs import set_columns
 from atlas_pipeline.features.registry import FEATURES, REGISTRY, SETS
@@ -426,3 +426,14 @@ def test_an_unsorted_index_is_refused(make_bars, walk):
     for days in (("2015-01-03", "2015-01-02"), ("2015-01-02", "2015-01-02")):
         with pytest.raises(ValueError, match="index does not increase in time"):
             compute_features(make_bars(walk(5)), volatility_index=published(*((day, 10.0) for day in days)))
+
+
+def test_the_eight_alone_are_the_columns_of_all(make_bars, walk):
+    bars = make_bars(walk(3_000))
+    found = compute_atlas8(bars["high"], bars["low"], bars["close"])
+    expected = compute_features(bars)[list(SETS["atlas8"])].to_numpy().T
+    np.testing.assert_array_equal(found, expected)
+    with pytest.raises(ValueError, match=r"low of shape \(3000,\) must be 3000 finite, positive prices"):
+        compute_atlas8(bars["high"], bars["low"].replace(bars["low"][7], 0.0), bars["close"])
+    with pytest.raises(ValueError, match=r"high of shape \(2999,\)"):
+        compute_atlas8(bars["high"][1:], bars["low"], bars["close"])

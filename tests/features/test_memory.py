@@ -128,7 +128,7 @@ def test_a_file_without_its_description_is_refused(tmp_path, remembered, lacking
 def test_a_memory_of_other_features_is_refused(tmp_path, remembered, monkeypatch):
     path = tmp_path / "memory"
     remembered(*KNOWN).write(path)
-    monkeypatch.setattr(memory_module, "_FEATURES", "others")
+    monkeypatch.setattr(memory_module, "_DECLARED", "others")
     with pytest.raises(SeriesMemoryError, match="other features"):
         SeriesMemory.read(path)
 

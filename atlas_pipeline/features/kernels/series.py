@@ -40,7 +40,7 @@ FACTOR = len(MEMORY)
 STATE = len(MEMORY) + 2
 
 _NAMES = tuple(REGISTRY)
-FEATURES = len(_NAMES)
+FEATURE_COUNT = len(_NAMES)
 _WARMUP = np.array([feature.warmup for feature in REGISTRY.values()])
 _IN_CURRENCY = np.array([feature.in_currency for feature in REGISTRY.values()])
 
@@ -86,7 +86,7 @@ def features_of_block(memory: Array, decay: float, inputs: Array, rows: int, scr
         Rows of the block, n.
     scratch : float64[SCRATCH, HISTORY + n or more]
         Overwritten.
-    out : float64[FEATURES, n or more]
+    out : float64[FEATURE_COUNT, n or more]
         Where they go; NaN during warm-up and where a formula is undefined.
     """
     first, every, near = int(memory[0]), HISTORY + rows, HISTORY - ATLAS8_HISTORY
@@ -100,7 +100,7 @@ def features_of_block(memory: Array, decay: float, inputs: Array, rows: int, scr
     index_of_block(index, realized, rows, scratch[:2], scratch[2:6], out[_INDEX[0] : _INDEX[1]])
     for row in range(rows):
         out[_SIGNAL, row] = 1.0 if out[_MOMENTUM, row] > 0.0 else 0.0
-    for number in range(FEATURES):
+    for number in range(FEATURE_COUNT):
         out[number, : min(max(_WARMUP[number] - first, 0), rows)] = np.nan
     out[_SIGNAL, : min(max(_WARMUP[_MOMENTUM] - first, 0), rows)] = -1.0
     memory[0] += rows
@@ -208,7 +208,7 @@ def advance(
         Of ``actions_by_bar``.
     inputs : float64[len(INPUTS), rows]
         As traded; NaN where missing.
-    out : float32 or float64 [FEATURES, rows]
+    out : float32 or float64 [FEATURE_COUNT, rows]
         Where the features go; what is in currency, on the scale of its own bar.
     block_rows : int
         Rows of a block; the values do not depend on it.
@@ -216,7 +216,7 @@ def advance(
     longest = min(block_rows, bounds[-1] - bounds[0])
     block = np.empty((len(INPUTS), HISTORY + longest))
     scratch = np.empty((SCRATCH, HISTORY + longest))
-    made = np.empty((FEATURES, longest))
+    made = np.empty((FEATURE_COUNT, longest))
     factor = np.empty(longest)
     for number in range(len(bounds) - 1):
         state, history = states[number], histories[number]
@@ -273,7 +273,7 @@ def _adjust(
 @compiled(error_model="numpy")
 def _store(made: Array, factor: Array, out: Array, begin: int) -> None:
     rows = len(factor)
-    for number in range(FEATURES):
+    for number in range(FEATURE_COUNT):
         values, stored = made[number, :rows], out[number, begin : begin + rows]
         if _IN_CURRENCY[number]:
             for row in range(rows):

@@ -9,7 +9,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from atlas_pipeline.features.kernels.recurrences import MEMORY
-from atlas_pipeline.features.kernels.series import FEATURES, HISTORY, INPUTS, SCRATCH, features_of_block
+from atlas_pipeline.features.kernels.series import FEATURE_COUNT, HISTORY, INPUTS, SCRATCH, features_of_block
 from atlas_pipeline.features.registry import REGISTRY
 
 Array = np.ndarray
@@ -20,16 +20,16 @@ SCALES = (1.0, 1e-150, 1e-12, 1e12, 1e100)
 
 
 def features_in_blocks(inputs: Array, cuts: Iterable[int] = ()) -> Array:
-    """Features (float64 [FEATURES, n]) of one series without a hole, cut into blocks before these rows."""
+    """Features (float64 [FEATURE_COUNT, n]) of one series without a hole, cut into blocks before these rows."""
     rows = inputs.shape[1]
-    found = np.full((FEATURES, rows), np.nan)
+    found = np.full((FEATURE_COUNT, rows), np.nan)
     if rows == 0:
         return found
     joined = np.concatenate([np.repeat(inputs[:, :1], HISTORY, axis=1), inputs], axis=1)
     memory = np.zeros(len(MEMORY))
     for begin, end in pairwise(sorted({0, rows, *cuts})):
         block = np.ascontiguousarray(joined[:, begin : HISTORY + end])
-        scratch, made = np.full((SCRATCH, block.shape[1]), np.nan), np.full((FEATURES, end - begin), np.nan)
+        scratch, made = np.full((SCRATCH, block.shape[1]), np.nan), np.full((FEATURE_COUNT, end - begin), np.nan)
         features_of_block(memory, DECAY, block, end - begin, scratch, made)
         found[:, begin:end] = made
     return found
