@@ -169,15 +169,17 @@ def compute_atlas8(
     from atlas_pipeline.features.kernels.recurrences import MEMORY
 
     prices = [np.ascontiguousarray(column, np.float64) for column in (high, low, close)]
-    for name, column in zip(("high", "low", "close"), prices, strict=True):
-        if column.shape != (len(close),) or not (np.isfinite(column).all() and (column > 0).all()):
-            raise ValueError(
-                f"{name} of shape {column.shape} must be {len(close)} finite, positive prices: cut the series at "
-                "missing bars, or use compute_features, which does"
-            )
+    lengths = [len(column) for column in prices]
+    if len(set(lengths)) > 1:
+        raise ValueError(f"high, low and close have {lengths} rows: pass columns of the same bars")
     out = np.empty((8, len(close)), np.float32)
     scratch = np.empty((3 + SCRATCH, HISTORY + BLOCK))
-    advance_atlas8(np.zeros(len(MEMORY)), np.zeros((3, HISTORY)), *prices, scratch, out)
+    reached = advance_atlas8(np.zeros(len(MEMORY)), np.zeros((3, HISTORY)), *prices, scratch, out)
+    if reached < len(close):
+        raise ValueError(
+            f"a price in rows {reached} to {min(reached + BLOCK, len(close)) - 1} is missing, infinite or not positive"
+            ": cut the series there, or use compute_features, which does"
+        )
     return out
 
 

@@ -433,7 +433,8 @@ def test_the_eight_alone_are_the_columns_of_all(make_bars, walk):
     found = compute_atlas8(bars["high"], bars["low"], bars["close"])
     expected = compute_features(bars)[list(SETS["atlas8"])].to_numpy().T
     np.testing.assert_array_equal(found, expected)
-    with pytest.raises(ValueError, match=r"low of shape \(3000,\) must be 3000 finite, positive prices"):
-        compute_atlas8(bars["high"], bars["low"].replace(bars["low"][7], 0.0), bars["close"])
-    with pytest.raises(ValueError, match=r"high of shape \(2999,\)"):
+    for bad in (0.0, -1.0, np.nan, np.inf):
+        with pytest.raises(ValueError, match="a price in rows 2048 to 2999 is missing, infinite or not positive"):
+            compute_atlas8(bars["high"], bars["low"].replace(bars["low"][2_500], bad), bars["close"])
+    with pytest.raises(ValueError, match=r"have \[2999, 3000, 3000\] rows"):
         compute_atlas8(bars["high"][1:], bars["low"], bars["close"])

@@ -133,7 +133,7 @@ def _finish_changes(close: Array, lagged: Array, price: Array, roc: Array, momen
 @compiled(error_model="numpy", nogil=True)
 def advance_atlas8(
     memory: Array, history: Array, high: Array, low: Array, close: Array, scratch: Array, out: Array
-) -> None:
+) -> int:
     """Advance one series, of which only the eight are wanted, by its next bars.
 
     Parameters
@@ -143,17 +143,25 @@ def advance_atlas8(
     history : float64[3, HISTORY]
         High, low and close of the last rows; advanced.
     high, low, close : float64[n]
-        Finite, positive prices without a hole.
+        Prices without a hole.
     scratch : float64[3 + SCRATCH, HISTORY + min(n, BLOCK) or more]
         Overwritten.
     out : float32 or float64 [8, n]
         Where the features go; NaN during warm-up.
+
+    Returns
+    -------
+    int
+        ``n``, or the first row of the block where a price is missing, infinite or not positive: there it stopped.
     """
     total = len(close)
     joined, free, begin = scratch[:3], scratch[3:], 0
     while begin < total:
         end = min(begin + BLOCK, total)
         rows = end - begin
+        # While they are read anyway.
+        if not (_usable(high[begin:end]) and _usable(low[begin:end]) and _usable(close[begin:end])):
+            return begin
         if begin >= HISTORY:
             first = begin - HISTORY
             block = high[first:end], low[first:end], close[first:end]
@@ -172,3 +180,12 @@ def advance_atlas8(
         for kind, prices in enumerate(block):
             history[kind] = prices[rows:]
         begin = end
+    return total
+
+
+@compiled(error_model="numpy")
+def _usable(prices: Array) -> bool:
+    bad = 0
+    for row in range(len(prices)):
+        bad += 0 if 0.0 < prices[row] < np.inf else 1
+    return bad == 0
