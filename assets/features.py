@@ -142,7 +142,7 @@ def features_causality(market: Market, warehouse: Warehouse) -> dg.AssetCheckRes
     """No row changes with its future, and every stored row is what a computation from the first bar on gives.
 
     The future is cut off, changed and permuted, its splits and dividends and the volatility index with it, and
-    unannounced actions are added. The stored rows are compared bit for bit with a full computation, and with one that
+    unannounced actions are added. The stored rows are compared, every value, with a full computation, and with one that
     is given a single bar at a time and cannot look ahead. Of a large universe a sample is altered and streamed.
     """
     from atlas_pipeline.features.causality import audit_causality
