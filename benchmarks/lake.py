@@ -152,8 +152,8 @@ def write(folder: Path) -> tuple[Warehouse, PlainParquet]:
     for repetition in range(WRITES):
         warehouse = Warehouse(home=str(folder / f"lake{repetition}"))
         parquet = PlainParquet(folder / f"parquet{repetition}")
-        timings[0].append(_seconds(months, lambda: warehouse.replace(BARS, months.all(MONTHS))))  # noqa: B023
-        timings[1].append(_seconds(months, lambda: parquet.replace(months.all(MONTHS))))  # noqa: B023
+        timings[0].append(_seconds(months, lambda lake=warehouse: lake.replace(BARS, months.all(MONTHS))))
+        timings[1].append(_seconds(months, lambda files=parquet: files.replace(months.all(MONTHS))))
     own, other = median(timings[0]), median(timings[1])
     with duckdb.connect(folder / "single.duckdb", config=ENGINE) as single:
 

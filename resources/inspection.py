@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -99,7 +100,7 @@ class LakeInspector(LakeReader):
 
         if not retry_when_locked(lambda: self._exists(table, None)):
             return empty(columns)
-        frames = [retry_when_locked(lambda: found(partitions)) for partitions in parts]  # noqa: B023
+        frames = [retry_when_locked(partial(found, partitions)) for partitions in parts]
         return pd.concat([empty(columns), *frames], ignore_index=True)
 
     def violations(self, table: Table) -> pd.DataFrame:

@@ -72,8 +72,11 @@ class Backbone(nn.Module, ABC):
         norms = [module for module in layer.modules() if isinstance(module, BatchNorm)]
         if not norms:
             return cast(Tensor, checkpoint(layer, tokens, use_reentrant=False))
-        # The second computation of a batch must not enter its statistics a second time.
-        contexts = lambda: (contextlib.nullcontext(), _still(norms))  # noqa: E731
+
+        def contexts() -> tuple[contextlib.AbstractContextManager[None], contextlib.AbstractContextManager[None]]:
+            # The second computation of a batch must not enter its statistics a second time.
+            return contextlib.nullcontext(), _still(norms)
+
         return cast(Tensor, checkpoint(layer, tokens, use_reentrant=False, context_fn=contexts))
 
 

@@ -49,3 +49,10 @@ def walk():
         return 100 * np.exp(np.cumsum(np.random.default_rng(seed).normal(0, volatility, count)))
 
     return make
+
+
+@pytest.fixture(scope="session")
+def features(bundled_bars) -> pd.DataFrame:
+    from atlas_pipeline.features.compute import compute_features
+
+    return compute_features(bundled_bars)

@@ -92,3 +92,7 @@ def _actions(random, scale):
     hour = np.where(random.random(len(frame)) < 0.25, 21, 15)
     frame["available_at"] = (frame["session"] + pd.to_timedelta(hour, unit="h")).dt.tz_localize("UTC")
     return conform(frame, CORPORATE_ACTIONS)
+
+
+def require_same(one: pd.DataFrame, other: pd.DataFrame) -> None:
+    pd.testing.assert_frame_equal(one.reset_index(drop=True), other.reset_index(drop=True), check_exact=True)

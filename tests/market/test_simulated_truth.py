@@ -224,7 +224,9 @@ def test_a_mixture_has_the_mass_the_moments_and_the_quantiles_it_states():
             return math.exp(-one.nll(np.array([value]))[0])
 
         def moment(order, one=one, probability=probability):
-            scaled = lambda z: (z * one.volatility[0]) ** order * probability(one.mean[0] + z * one.volatility[0])  # noqa: E731
+            def scaled(z):
+                return (z * one.volatility[0]) ** order * probability(one.mean[0] + z * one.volatility[0])
+
             # Beyond 4,000 deviations a t of 6 degrees has 1e-11 of its variance.
             pieces = [-4000, -100, -10, -1, 1, 10, 100, 4000]
             total = sum(integrate.quad(scaled, a, b, limit=200)[0] for a, b in pairwise(pieces))
