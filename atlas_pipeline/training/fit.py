@@ -16,7 +16,8 @@ from atlas_pipeline.features.model_inputs import set_columns
 from atlas_pipeline.models.forecaster import Forecaster
 from atlas_pipeline.training.bundle import TrainedForecaster
 from atlas_pipeline.training.hardware import peak_memory, physical_batch, settings
-from atlas_pipeline.training.loop import LabelledWindows, Loop, Progress
+from atlas_pipeline.training.loop import Loop, Progress
+from atlas_pipeline.training.objective import LabelledWindows
 from atlas_pipeline.windows.folds import Fold
 from atlas_pipeline.windows.index import density_unit, labels
 from atlas_pipeline.windows.panel import Panel
@@ -113,7 +114,7 @@ def fit_forecaster(
         def trial(size: int) -> None:
             rows = torch.arange(size, device=compute.device) % len(split.train)
             with torch.random.fork_rng():
-                loop.loss(loop.train, rows)[0].backward()
+                loop.losses(rows).objective.backward()
             model.zero_grad(set_to_none=True)
 
         loop.batch = physical_batch(hardware, config, compute, trial)

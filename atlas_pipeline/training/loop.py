@@ -13,17 +13,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from atlas_pipeline.config import Config
 from atlas_pipeline.models.forecaster import Forecaster
-from atlas_pipeline.models.heads import density_nll
 from atlas_pipeline.training.checkpoint import read_tensors, write_tensors
-from atlas_pipeline.training.density import DensityForecast, coverage, nll, pit
 from atlas_pipeline.training.errors import CorruptCheckpointError
 from atlas_pipeline.training.hardware import Compute
+from atlas_pipeline.training.objective import LabelledWindows, Losses, evaluate, losses
 from atlas_pipeline.training.schedule import WeightAverage, cosine_with_warmup, load_parameters
 
 # Without gradients four times as many windows fit.
@@ -44,31 +42,6 @@ class Progress:
     total_steps: int
     loss: float
     seconds_left: float
-
-
-@dataclass(frozen=True, eq=False)
-class LabelledWindows:
-    """Windows and labels on the device.
-
-    Attributes
-    ----------
-    inputs
-        Gives what the network reads of the windows that end at these rows, float32 [n, seq_length, features].
-    ends
-        Rows that end a window, int64 [n].
-    target
-        Labels in units of the trailing volatility, float32 [n].
-    unit
-        That unit, percent, float32 [n].
-    """
-
-    inputs: Callable[[Tensor], Tensor]
-    ends: Tensor
-    target: Tensor
-    unit: Tensor
-
-    def __len__(self) -> int:
-        return len(self.ends)
 
 
 @dataclass
@@ -179,18 +152,9 @@ class Loop:
         generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + epoch)
         return torch.randperm(len(self.train), generator=generator).to(self.train.ends.device)
 
-    def loss(self, windows: LabelledWindows, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return objective, NLL (nats) and variance (percent squared), summed over the windows ``rows``."""
-        x = windows.inputs(windows.ends[rows])
-        with self.compute.autocast():
-            _, density = self.forward(x)
-        relative = density_nll(density, windows.target[rows])
-        unit = windows.unit[rows]
-        objective = relative.sum()
-        if self.config.log_sigma_penalty:
-            objective = objective + self.config.log_sigma_penalty * density.scale.log().sum()
-        with torch.no_grad():
-            return objective, (relative + unit.log()).sum(), (density.variance() * unit**2).sum()
+    def losses(self, rows: Tensor) -> Losses:
+        """Sum the losses of the training windows of these numbers, with the gradient's graph."""
+        return losses(self.config, self.forward, self.train.batch(rows), self.compute.autocast)
 
     def _step(self, order: Tensor) -> float:
         position, config = self.position, self.config
@@ -203,7 +167,7 @@ class Loop:
         self.optimizer.zero_grad(set_to_none=True)
         sums = torch.zeros(2, device=chosen.device)
         for rows in chosen.split(self.batch):
-            objective, likelihood, variance = self.loss(self.train, rows)
+            objective, likelihood, variance = self.losses(rows)
             # Divided by the effective batch, so that the sum of the gradients is that of its mean loss.
             self.gradient_scaler.scale(objective / len(chosen)).backward()
             sums += torch.stack([likelihood.detach(), variance.detach()])
@@ -232,12 +196,19 @@ class Loop:
     def _end_epoch(self, windows_per_second: float) -> dict[str, float]:
         position = self.position
         with self.average.applied_to(self.model):
-            loss, covered = self._validate()
+            self.model.eval()
+            size = EVALUATION_FACTOR * self.batch
+            judged = evaluate(self.forward, self.validation, size, self.compute.autocast)
+        loss = judged["nll_loss"]
+        if not math.isfinite(loss):
+            raise NonFiniteLossError(
+                f"epoch {position.epoch}: validation loss {loss} with finite training loss. The last "
+                "checkpoint is from before this epoch's end; reduce learning_rate"
+            )
         result = {
             "train/nll_loss": position.loss_sum / position.windows,
             "train/variance": position.variance_sum / position.windows,
-            "val/nll_loss": loss,
-            "val/coverage_95": covered,
+            **{f"val/{name}": value for name, value in judged.items()},
             "learning_rate": self.optimizer.param_groups[0]["lr"],
             "windows_per_second": windows_per_second,
         }
@@ -258,30 +229,6 @@ class Loop:
             or position.epochs_without_gain >= self.config.early_stopping_patience
         )
         return result
-
-    @torch.inference_mode()
-    def _validate(self) -> tuple[float, float]:
-        self.model.eval()
-        parts = []
-        for rows in torch.arange(len(self.validation), device=self.validation.ends.device).split(
-            EVALUATION_FACTOR * self.batch
-        ):
-            x = self.validation.inputs(self.validation.ends[rows])
-            with self.compute.autocast():
-                _, density = self.forward(x)
-            df = torch.full_like(density.scale, math.inf) if density.df is None else density.df
-            parts.append(torch.stack([density.location, density.scale, df]).cpu())
-        location, scale, df = torch.cat(parts, dim=1).double().numpy()
-        unit = self.validation.unit.cpu().double().numpy()
-        target = self.validation.target.cpu().double().numpy() * unit
-        forecast = DensityForecast(location * unit, scale * unit, df)
-        loss = float(np.mean(nll(target, forecast)))
-        if not math.isfinite(loss):
-            raise NonFiniteLossError(
-                f"epoch {self.position.epoch}: validation loss {loss} with finite training loss. The last "
-                "checkpoint is from before this epoch's end; reduce learning_rate"
-            )
-        return loss, coverage(pit(target, forecast), 0.95)
 
     def _save(self, path: Path) -> None:
         tensors: dict[str, Tensor] = {f"model.{name}": p for name, p in self.model.named_parameters()}

@@ -8,7 +8,8 @@ import torch
 from atlas_pipeline.models.forecaster import Forecaster
 from atlas_pipeline.training.errors import CorruptCheckpointError
 from atlas_pipeline.training.hardware import resolve
-from atlas_pipeline.training.loop import LabelledWindows, Loop
+from atlas_pipeline.training.loop import Loop
+from atlas_pipeline.training.objective import LabelledWindows
 from atlas_pipeline.training.schedule import WeightAverage, cosine_with_warmup
 from atlas_pipeline.windows.index import gather
 
@@ -49,7 +50,7 @@ def test_a_checkpoint_of_another_network_is_refused(small, hardware, tmp_path):
 def test_the_unit_is_in_the_loss_that_is_reported(small, hardware):
     loop = make_loop(small(dropout=0.0), hardware, 8)
     rows = torch.arange(8)
-    objective, likelihood, variance = loop.loss(loop.train, rows)
+    objective, likelihood, variance = loop.losses(rows)
     assert likelihood.item() == pytest.approx(objective.item() + 8 * 0.6931472, rel=1e-5)
     assert variance.item() == pytest.approx(8 * 4.0, rel=0.1)
 
@@ -60,7 +61,7 @@ def test_the_sigma_penalty_is_off_by_default_and_lowers_sigma_where_asked(small,
     penalised = make_loop(small(dropout=0.0, log_sigma_penalty=0.5), hardware, 8)
     gradients = []
     for loop in (plain, penalised):
-        loop.loss(loop.train, rows)[0].backward()
+        loop.losses(rows).objective.backward()
         gradients.append(loop.model.head.projection.bias.grad[1].item())
     assert gradients[1] > gradients[0]
 
