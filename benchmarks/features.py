@@ -197,7 +197,7 @@ def _stream(high: np.ndarray, low: np.ndarray, close: np.ndarray) -> None:
 
     own, other = medians(every, lambda: by_talipp(*few))
     own, other = 1e3 * own / len(few[0]), 1e3 * other / len(few[0])
-    figure("features.stream.every", own, "us", peer, other, other / own, "a bar, all 48 from Python; talipp its eight")
+    figure("features.stream.every", own, "us", peer, other, other / own, "a bar, all from Python; talipp its eight")
 
 
 def _cores() -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from atlas_pipeline.features.atlas8 import ATLAS8
 from atlas_pipeline.features.coverage import FEATURE_COVERAGE, REASONS
 from atlas_pipeline.features.feature import CURRENCY, Feature
+from atlas_pipeline.features.heterogeneous import HETEROGENEOUS
 from atlas_pipeline.features.microstructure import MICROSTRUCTURE
 from atlas_pipeline.features.options import OPTION_CONTRACT, OPTION_UNDERLYING
 from atlas_pipeline.features.registry import FEATURES, REGISTRY, SETS
@@ -34,6 +35,11 @@ _DECLARED = (
         "What a density forecaster reads by default: multiples of a trailing volatility σ, which mean the same at any "
         "price level. σ itself is the column `volatility_ewma`, which is not of the set.",
         (VOLATILITY, *RELATIVE),
+    ),
+    (
+        "heterogeneous",
+        "Volatility and signed returns at many memories at once, for the density forecaster too.",
+        HETEROGENEOUS,
     ),
     ("technical", "Averages, returns, ranges, breakouts and distances.", TECHNICAL),
     (

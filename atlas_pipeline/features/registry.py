@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from atlas_pipeline.features.atlas8 import ATLAS8
 from atlas_pipeline.features.feature import Feature
+from atlas_pipeline.features.heterogeneous import HETEROGENEOUS
 from atlas_pipeline.features.relative import RELATIVE, VOLATILITY
 from atlas_pipeline.features.technical import A20, A25, TECHNICAL, VOLATILITY_INDEX
 from atlas_pipeline.market.adjustment import DIVIDEND, SPLIT
@@ -15,7 +16,7 @@ from atlas_pipeline.market.bars import AVAILABLE_AT, INTERVAL, MONTH, SYMBOL
 from atlas_pipeline.market.table import Table
 
 REGISTRY: dict[str, Feature] = {
-    feature.name: feature for feature in (*ATLAS8, VOLATILITY, *RELATIVE, *TECHNICAL, *VOLATILITY_INDEX)
+    feature.name: feature for feature in (*ATLAS8, VOLATILITY, *RELATIVE, *HETEROGENEOUS, *TECHNICAL, *VOLATILITY_INDEX)
 }
 """The features of bars, in the order of the columns of ``FEATURES``."""
 
@@ -25,6 +26,7 @@ SETS: dict[str, tuple[str, ...]] = {
     "a20": A20,
     "a25": A25,
     "relative": tuple(feature.name for feature in RELATIVE),
+    "heterogeneous": tuple(feature.name for feature in HETEROGENEOUS),
 }
 """Columns of each set that a model can read."""
 

@@ -41,7 +41,7 @@ def test_the_registry_declares_every_feature_once():
         known = {"open", "high", "low", "close", "volume", "volatility_index", *NAMES}
         assert set(feature.inputs) <= known, name
     assert {name: len(columns) for name, columns in SETS.items()} == {
-        "atlas8": 8, "technical": 26, "a20": 20, "a25": 25, "relative": 8,
+        "atlas8": 8, "technical": 26, "a20": 20, "a25": 25, "relative": 8, "heterogeneous": 13,
     }  # fmt: skip
     for columns in SETS.values():
         assert len(set(columns)) == len(columns)
@@ -103,7 +103,7 @@ def test_stored_values_are_the_kernels_rounded_once(bundled_bars, features, symb
 def test_the_decay_is_a_setting(bundled_bars, features):
     other = compute_features(bundled_bars, volatility_decay=0.5)
     unlike = {name for name in NAMES if not other[name].equals(features[name])}
-    assert unlike == {"volatility_ewma", *SETS["relative"]} - {"volume_ratio"}
+    assert unlike == {"volatility_ewma", *SETS["relative"], *SETS["heterogeneous"]} - {"volume_ratio"}
 
 
 def test_series_do_not_touch_each_other(bundled_bars, features):

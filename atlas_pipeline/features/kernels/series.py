@@ -1,8 +1,8 @@
 """From the bars of series to every feature of the registry: blocks, memories, warm-up, and many series at once.
 
-The memory of a series is ``MEMORY``, the averages that recur, and its last ``HISTORY`` rows, which its windows reach
-back to. A series that begins, or begins anew after a missing bar, has neither: its history is filled with its first
-row, and what is computed from that is withheld as warm-up.
+The memory of a series is ``MEMORY`` and the heterogeneous means, which recur, and its last ``HISTORY`` rows, which its
+windows reach back to. A series that begins, or begins anew after a missing bar, has neither: its history is filled with
+its first row, and what is computed from that is withheld as warm-up.
 """
 
 from __future__ import annotations
@@ -11,10 +11,13 @@ import numpy as np
 
 from atlas_pipeline.compiled import compiled
 from atlas_pipeline.features import relative, technical
+from atlas_pipeline.features.heterogeneous import RANGE_HALF_LIVES, TREND_HALF_LIVES
 from atlas_pipeline.features.kernels.atlas8 import HISTORY as ATLAS8_HISTORY
 from atlas_pipeline.features.kernels.atlas8 import SCRATCH as ATLAS8_SCRATCH
 from atlas_pipeline.features.kernels.atlas8 import atlas8_of_block
 from atlas_pipeline.features.kernels.elementary import logarithm
+from atlas_pipeline.features.kernels.heterogeneous import MEMORY as HETEROGENEOUS_MEMORY
+from atlas_pipeline.features.kernels.heterogeneous import heterogeneous_of_block
 from atlas_pipeline.features.kernels.inputs import CLOSE, HIGH, INDEX, INPUTS, LOW, OPEN, VOLUME
 from atlas_pipeline.features.kernels.recurrences import MEMORY, exponential_averages, volatilities
 from atlas_pipeline.features.kernels.relative import relative_of_block, volatility_of_block
@@ -35,9 +38,9 @@ from atlas_pipeline.features.registry import REGISTRY
 Array = np.ndarray
 
 HISTORY = technical.YEAR
-FACTOR = len(MEMORY)
+FACTOR = len(MEMORY) + HETEROGENEOUS_MEMORY
 """Place in a series' state of the factor that its prices are multiplied by; the factor of its shares comes next."""
-STATE = len(MEMORY) + 2
+STATE = FACTOR + 2
 
 _NAMES = tuple(REGISTRY)
 FEATURE_COUNT = len(_NAMES)
@@ -51,6 +54,7 @@ def _rows(first: str, last: str) -> tuple[int, int]:
 
 _SIGMA = _NAMES.index(relative.VOLATILITY.name)
 _RELATIVE = _rows("relative_return", "log_volatility")
+_HETEROGENEOUS = _rows(f"range_ratio_{RANGE_HALF_LIVES[0]}", f"trend_{TREND_HALF_LIVES[-1]}")
 _AVERAGES = _rows("sma_20", "sma_200")
 _EXPONENTIAL, _EXTREMA = _NAMES.index("ema_12"), _NAMES.index("rolling_high_20")
 _BREAKOUT, _SIGNAL = _NAMES.index("breakout_20"), _NAMES.index("momentum_signal")
@@ -67,7 +71,7 @@ _MOMENTUM = _NAMES.index("Momentum")
 _LOGS = max(technical.VOLATILITY_WINDOWS[-1], technical.RETURN_HORIZONS[-1]) + 1
 """Rows before a block whose logarithms are needed."""
 _FREE = 4
-SCRATCH = max(ATLAS8_SCRATCH, _FREE + 13)
+SCRATCH = max(ATLAS8_SCRATCH, _FREE + 14)
 
 
 @compiled(error_model="numpy")
@@ -76,7 +80,7 @@ def features_of_block(memory: Array, decay: float, inputs: Array, rows: int, scr
 
     Parameters
     ----------
-    memory : float64[len(MEMORY)]
+    memory : float64[STATE]
         Of the series before the block; advanced.
     decay : float
         Of the trailing volatility.
@@ -143,6 +147,7 @@ def _returns_and_ranges(memory: Array, decay: float, inputs: Array, rows: int, s
     returns, squares = scratch[9, :span], scratch[10, :span]
     gap, volume_ratio = scratch[11, :rows], scratch[12, :rows]
     variance, fast, total, deviations = scratch[13, :rows], scratch[14, :rows], scratch[15, :span], scratch[16, :span]
+    spread = scratch[17, :rows]
 
     logarithm(close, log_close)
     log_ratios_of_block(high, low, free, log_range)
@@ -166,6 +171,14 @@ def _returns_and_ranges(memory: Array, decay: float, inputs: Array, rows: int, s
     earlier = log_close[_LOGS - relative.MOMENTUM_PERIOD :]
     multiples = out[_RELATIVE[0] : _RELATIVE[1]]
     relative_of_block(variance, fast, earlier, log_range[_LOGS:], gap, volume_ratio, work, multiples)
+    upper, lower = total[:rows], deviations[:rows]
+    for row in range(rows):
+        before = close[_LOGS + row - 1]
+        upper[row], lower[row] = max(high[_LOGS + row], before), min(low[_LOGS + row], before)
+    log_ratios_of_block(upper, lower, free, spread)
+    own = memory[len(MEMORY) : FACTOR]
+    many = out[_HETEROGENEOUS[0] : _HETEROGENEOUS[1]]
+    heterogeneous_of_block(own, int(memory[0]), variance, spread, multiples[0, :rows], work, many)
     out[_GAP, :rows] = gap
     returns_of_block(log_close, rows, out[_RETURNS[0] : _RETURNS[1]])
     for number in range(len(technical.VOLATILITY_WINDOWS)):

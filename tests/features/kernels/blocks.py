@@ -8,8 +8,7 @@ from itertools import pairwise
 import numpy as np
 from hypothesis import strategies as st
 
-from atlas_pipeline.features.kernels.recurrences import MEMORY
-from atlas_pipeline.features.kernels.series import FEATURE_COUNT, HISTORY, INPUTS, SCRATCH, features_of_block
+from atlas_pipeline.features.kernels.series import FEATURE_COUNT, HISTORY, INPUTS, SCRATCH, STATE, features_of_block
 from atlas_pipeline.features.registry import REGISTRY
 
 Array = np.ndarray
@@ -26,7 +25,7 @@ def features_in_blocks(inputs: Array, cuts: Iterable[int] = ()) -> Array:
     if rows == 0:
         return found
     joined = np.concatenate([np.repeat(inputs[:, :1], HISTORY, axis=1), inputs], axis=1)
-    memory = np.zeros(len(MEMORY))
+    memory = np.zeros(STATE)
     for begin, end in pairwise(sorted({0, rows, *cuts})):
         block = np.ascontiguousarray(joined[:, begin : HISTORY + end])
         scratch, made = np.full((SCRATCH, block.shape[1]), np.nan), np.full((FEATURE_COUNT, end - begin), np.nan)

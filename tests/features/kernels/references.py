@@ -90,6 +90,23 @@ class Rows:
         return math.sqrt(variance(self.returns, DECAY))
 
     @cached_property
+    def multiples(self) -> list[tuple[float, float]]:
+        """Every return since sigma's seed, in units of the sigma of its own row, and that sigma."""
+        average, found = mean([value**2 for value in self.returns[:20]]), []
+        for number, value in enumerate(self.returns[19:]):
+            average = average if number == 0 else DECAY * average + (1 - DECAY) * value**2
+            sigma = math.sqrt(average)
+            found.append((value / sigma if average > RESOLUTION else NAN, sigma))
+        return found
+
+    @cached_property
+    def true_ranges(self) -> list[float]:
+        return [
+            math.log(max(high, before) / min(low, before))
+            for high, low, before in zip(self.high[1:], self.low[1:], self.close[:-1], strict=True)
+        ]
+
+    @cached_property
     def changes(self) -> list[float]:
         return [now - before for before, now in zip(self.close[:-1], self.close[1:], strict=True)]
 
@@ -156,6 +173,25 @@ def premium(rows: Rows) -> float:
     return ln(ratio(rows.index[-1], 100 * math.sqrt(252) * realized(20)(rows)))
 
 
+def weighted(values: list[float], half_life: int) -> float:
+    """Exponentially weighted mean of what is known, the newest value last."""
+    weights = [0.5 ** (age / half_life) for age in range(len(values))][::-1]
+    known = [(weight, value) for weight, value in zip(weights, values, strict=True) if not math.isnan(value)]
+    return ratio(math.fsum(w * v for w, v in known), math.fsum(w for w, _ in known))
+
+
+def range_ratio(half_life: int) -> Callable[[Rows], float]:
+    def reference(rows: Rows) -> float:
+        square = weighted([value**2 for value in rows.true_ranges], half_life)
+        return 0.5 * ln(ratio(resolved(square), 4 * math.log(2) * resolved(rows.sigma**2)))
+
+    return reference
+
+
+def trend(half_life: int) -> Callable[[Rows], float]:
+    return lambda rows: math.sqrt(half_life) * weighted([value for value, _ in rows.multiples], half_life)
+
+
 def realized(window: int) -> Callable[[Rows], float]:
     return lambda rows: root_mean([value**2 for value in rows.returns[-window:]])
 
@@ -186,6 +222,8 @@ REFERENCES: dict[str, Callable[[Rows], float]] = {
     "volume_ratio": volume_ratio,
     "volatility_ratio": lambda rows: 0.5 * ln(ratio(resolved(variance(rows.returns, 0.8)), resolved(rows.sigma**2))),
     "log_volatility": lambda rows: 0.5 * ln(10_000 * resolved(rows.sigma**2)),
+    **{f"range_ratio_{half_life}": range_ratio(half_life) for half_life in (1, 4, 16, 64, 256)},
+    **{f"trend_{half_life}": trend(half_life) for half_life in (1, 2, 4, 8, 16, 32, 64, 128)},
     "sma_20": simple(20),
     "sma_50": simple(50),
     "sma_200": simple(200),
@@ -249,6 +287,12 @@ def tolerance(name: str, rows: Rows, value: float, in_currency: bool) -> float:
     if name == "volatility_ratio":
         fast = math.sqrt(variance(rows.returns, 0.8))
         return rows.log_error * (1 / fast + 1 / rows.sigma) + 16 * ROUNDING * (1 + abs(value))
+    if name.startswith("range_ratio"):
+        spread = math.sqrt(weighted([square**2 for square in rows.true_ranges], int(name.rpartition("_")[2])))
+        return rows.log_error * (1 / spread + 1 / rows.sigma) + 256 * ROUNDING * (1 + abs(value))
+    if name.startswith("trend"):
+        least = min(sigma for multiple, sigma in rows.multiples if not math.isnan(multiple))
+        return 128 * (rows.log_error / least + 16 * ROUNDING)
     if name == "volatility_premium":
         return rows.log_error / realized(20)(rows) + 16 * ROUNDING * (1 + abs(value))
     window = {
