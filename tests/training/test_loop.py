@@ -10,7 +10,6 @@ from atlas_pipeline.training.errors import CorruptCheckpointError
 from atlas_pipeline.training.hardware import resolve
 from atlas_pipeline.training.loop import Loop
 from atlas_pipeline.training.objective import LabelledWindows
-from atlas_pipeline.training.schedule import cosine_with_warmup
 from atlas_pipeline.training.weight_average import WeightAverage
 from atlas_pipeline.windows.index import gather
 
@@ -76,15 +75,6 @@ def test_weights_decay_but_biases_norms_and_positions_do_not(small, hardware):
     assert any(p is positions for p in others["params"])
     count = len(decayed["params"]) + len(others["params"])
     assert count == len(list(loop.model.parameters()))
-
-
-def test_the_rate_rises_then_falls_to_a_hundredth():
-    rates = [cosine_with_warmup(step, 100, 0.1) for step in range(100)]
-    assert rates[0] == pytest.approx(0.1)
-    assert rates[9] == 1.0
-    assert rates[10:] == sorted(rates[10:], reverse=True)
-    assert rates[-1] == pytest.approx(0.01, abs=2e-3)
-    assert cosine_with_warmup(0, 1, 0.1) == 1.0
 
 
 def test_a_short_fit_is_not_stuck_at_the_first_weights():
