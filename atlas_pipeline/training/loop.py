@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -202,7 +202,7 @@ class Loop:
         for parameter, value in zip(self._statistics, statistics, strict=True):
             parameter.copy_(value)
 
-    def _epoch(self, feed: Feed, checkpoint: Path) -> Iterator[tuple[_Sums, int, float]]:
+    def _epoch(self, feed: Feed, checkpoint: Path) -> Generator[tuple[_Sums, int, float], None, None]:
         """Take the steps that remain of the epoch; yield each one's sums, windows and learning rate."""
         position, config = self.position, self.config
         order = epoch_order(config.sampling, self.train.target, config.seed, position.epoch)
