@@ -26,6 +26,8 @@ Channels = Literal["mixing", "independent"]
 Positions = Literal["learned", "rotary"]
 Norm = Literal["layer", "rms", "batch"]
 NormPlacement = Literal["pre", "post"]
+ScheduleKind = Literal["cosine", "one_cycle", "constant"]
+SamplingKind = Literal["shuffled", "stratified"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,13 +86,30 @@ class ModelSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingSettings:
-    """Supervised pretraining; the effective batch is ``batch_size * accumulation_steps``."""
+    """Supervised pretraining; the effective batch is ``batch_size * accumulation_steps``.
+
+    ``schedule`` is the learning rate's course (``training.schedule``), ``cycles`` the cosines in it, each a restart;
+    with ``scale_learning_rate`` its peak grows with the square root of the effective batch. ``sampling`` says how an
+    epoch's windows fall into batches (``windows.sampling``). ``mixup_alpha`` and ``cutmix_alpha`` are the parameters of
+    the Beta distribution windows are mixed by, 0 for not at all (``windows.augmentation``). ``eval_interval`` counts
+    optimizer steps between evaluations, of which the best keeps its weights and ``early_stopping_patience`` bears so
+    many without a gain; None evaluates after each epoch. A fit skips ``max_skipped_steps`` steps whose loss or gradient
+    is not finite, and stops at the next.
+    """
 
     batch_size: int = 64
     accumulation_steps: int = 8
     learning_rate: float = 1e-4
+    scale_learning_rate: bool = False
+    schedule: ScheduleKind = "cosine"
+    cycles: int = 1
+    sampling: SamplingKind = "shuffled"
+    mixup_alpha: float = 0.0
+    cutmix_alpha: float = 0.0
     weight_decay: float = 0.01
     max_epochs: int = 50
+    eval_interval: int | None = None
+    max_skipped_steps: int = 5
     warmup_fraction: float = 0.1
     gradient_clip: float = 0.5
     ema_decay: float = 0.9999
@@ -184,6 +203,8 @@ CHOICES: dict[str, Any] = {
     "positions": Positions,
     "norm": Norm,
     "norm_placement": NormPlacement,
+    "schedule": ScheduleKind,
+    "sampling": SamplingKind,
 }
 """What the settings that name a kind can be."""
 
@@ -265,6 +286,7 @@ class Config(
             "batch_size",
             "accumulation_steps",
             "max_epochs",
+            "cycles",
             "seq_length",
             "n_layers",
             "state_size",
@@ -283,6 +305,15 @@ class Config(
             require(0 < getattr(self, name) < 1, name, "use a number between 0 and 1")
         for name in ("dropout", "stochastic_depth", "lora_dropout", "commission", "slippage", "ema_decay"):
             require(0 <= getattr(self, name) < 1, name, "use a number from 0 up to, not including, 1")
+        require(0 <= self.warmup_fraction < 1, "warmup_fraction", "use a number from 0 up to, not including, 1")
+        require(
+            self.cycles == 1 or self.schedule == "cosine",
+            "cycles",
+            f"schedule={self.schedule!r} has no restarts: leave it at 1, or use cosine",
+        )
+        require(self.eval_interval is None or self.eval_interval >= 1, "eval_interval", "use 1 or more steps, or None")
+        for name in ("mixup_alpha", "cutmix_alpha", "max_skipped_steps"):
+            require(getattr(self, name) >= 0, name, "use 0 or more")
         require(self.min_position <= 0 < self.max_position, "min_position", "bounds must enclose the flat position 0")
 
     def digest(self, *sections: Section) -> str:
@@ -311,27 +342,62 @@ def digest_of(value: Any) -> str:
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["float32", "bfloat16", "float16"]
+CompileMode = Literal["off", "default", "reduce-overhead", "max-autotune"]
+DataPath = Literal["auto", "device", "host"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Hardware:
     """How a run is executed; changing it never changes the model, and never the effective batch.
 
-    ``batch_size`` is the physical batch on the device (``"auto"`` measures it); ``threads=0`` leaves torch's choice.
+    ``compile`` is the mode of ``torch.compile``. ``batch_size`` is the physical batch on the device (``"auto"``
+    measures it). ``deterministic`` keeps to reproducible kernels, ``benchmark`` lets cuDNN time its kernels and take
+    the fastest, ``tf32`` lets a GPU round the factors of float32 products to ten bits. ``threads=0`` leaves torch's
+    choice. ``data`` says where a fit's rows stand (``"auto"``: on the device where they fit); on the host, ``workers``
+    threads gather windows ahead, 0 gathers them as they are asked for. ``log_interval`` and ``save_interval`` count
+    optimizer steps; None reports the steps once an epoch and leaves checkpoints to the clock. ``anomaly`` names the
+    operation that first gave NaN in a backward pass, and is slow.
     """
 
     device: Device = "auto"
     precision: Precision = "float32"
     gradient_checkpointing: bool = False
-    compile: bool = False
+    compile: CompileMode = "off"
     batch_size: int | Literal["auto"] = 64
     deterministic: bool = False
+    benchmark: bool = False
+    tf32: bool = False
     threads: int = 0
+    data: DataPath = "auto"
+    workers: int = 0
+    log_interval: int | None = None
+    save_interval: int | None = None
+    anomaly: bool = False
 
     def __post_init__(self) -> None:
-        for name, choices in (("device", get_args(Device)), ("precision", get_args(Precision))):
-            if getattr(self, name) not in choices:
-                raise ValueError(f"Hardware.{name}={getattr(self, name)!r}: use one of {', '.join(choices)}")
+        def require(condition: bool, field: str, remedy: str) -> None:
+            if not condition:
+                raise ValueError(f"Hardware.{field}={getattr(self, field)!r}: {remedy}")
+
+        for name, kinds in (
+            ("device", Device),
+            ("precision", Precision),
+            ("compile", CompileMode),
+            ("data", DataPath),
+        ):
+            choices = get_args(kinds)
+            # A YAML boolean equals 0 or 1, never a name, and is refused with the names there are.
+            require(getattr(self, name) in choices, name, f"use one of {', '.join(choices)}")
+        require(self.batch_size == "auto" or self.batch_size >= 1, "batch_size", "use 1 or more, or auto")
+        require(self.workers >= 0, "workers", "use 0 or more")
+        for name in ("log_interval", "save_interval"):
+            value = getattr(self, name)
+            require(value is None or value >= 1, name, "use 1 or more steps, or None")
+        require(
+            not (self.deterministic and self.benchmark),
+            "benchmark",
+            "cuDNN takes whichever kernel was fastest, so runs differ: leave out benchmark or deterministic",
+        )
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -30,12 +30,37 @@ class Compute(dg.ConfigurableResource):
     gradient_checkpointing: bool | None = Field(
         default=None, description="Recompute activations in the backward pass: less memory, more time."
     )
-    compile: bool | None = Field(default=None, description="Compile the model with torch.compile.")
+    compile: str | None = Field(
+        default=None,
+        description="Mode of torch.compile: `off`, `default`, `reduce-overhead` (CUDA graphs) or `max-autotune`.",
+    )
     batch_size: str | None = Field(
         default=None, description="Physical batch: a number, or `auto` to measure what fits the device."
     )
     deterministic: bool | None = Field(default=None, description="Only deterministic kernels; slower on a GPU.")
+    benchmark: bool | None = Field(
+        default=None, description="Let cuDNN time its kernels and take the fastest; not with `deterministic`."
+    )
+    tf32: bool | None = Field(
+        default=None,
+        description="TF32 on a GPU: float32 products with factors rounded to ten bits, several times faster.",
+    )
     threads: int | None = Field(default=None, description="CPU threads; 0 leaves the choice to torch.")
+    data: str | None = Field(
+        default=None, description="Where a fit's rows stand: `device`, `host`, or `auto` for the device where they fit."
+    )
+    workers: int | None = Field(
+        default=None, description="Threads that gather windows ahead where the rows are on the host; 0 for none."
+    )
+    log_interval: int | None = Field(
+        default=None, description="Optimizer steps between reports of speed, load and loss. Unset: once an epoch."
+    )
+    save_interval: int | None = Field(
+        default=None, description="Optimizer steps between checkpoints. Unset: by the clock."
+    )
+    anomaly: bool | None = Field(
+        default=None, description="Name the operation that first gave NaN in a backward pass; slow."
+    )
 
     def hardware(self) -> Hardware:
         """Return the preset with this resource's own settings on top.

@@ -91,6 +91,15 @@ def test_execution_is_not_part_of_what_is_learned() -> None:
         ({"state_size": 8}, "state_size=8"),
         ({"latent_steps": 2}, "latent_steps=2"),
         ({"supervision_steps": 2}, "supervision_steps=2"),
+        ({"schedule": "linear"}, "schedule='linear': use one of cosine, one_cycle, constant"),
+        ({"sampling": "weighted"}, "sampling='weighted': use one of shuffled, stratified"),
+        ({"cycles": 0}, "cycles=0"),
+        ({"cycles": 2, "schedule": "one_cycle"}, "cycles=2: .* or use cosine"),
+        ({"warmup_fraction": 1.0}, "warmup_fraction=1.0"),
+        ({"eval_interval": 0}, "eval_interval=0"),
+        ({"mixup_alpha": -1.0}, "mixup_alpha=-1.0"),
+        ({"cutmix_alpha": -1.0}, "cutmix_alpha=-1.0"),
+        ({"max_skipped_steps": -1}, "max_skipped_steps=-1"),
     ],
 )
 def test_what_cannot_work_is_refused_by_name(settings: dict[str, float], culprit: str) -> None:

@@ -227,7 +227,7 @@ class SOTATradingAgent(nn.Module):
             device=device,
             dtype=torch.bfloat16 if self.config.use_amp and device.type == "cuda" else torch.float32,
             gradient_checkpointing=self.config.gradient_checkpointing,
-            compile=False,
+            compile="off",
             deterministic=False,
         )
         training = self.training

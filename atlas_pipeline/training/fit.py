@@ -10,14 +10,18 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from atlas_pipeline.config import Config, DataSettings, Hardware, ModelSettings, TrainingSettings
 from atlas_pipeline.features.model_inputs import set_columns
 from atlas_pipeline.models.forecaster import Forecaster
 from atlas_pipeline.training.bundle import TrainedForecaster
-from atlas_pipeline.training.hardware import peak_memory, physical_batch, settings
-from atlas_pipeline.training.loop import Loop, Progress
+from atlas_pipeline.training.feed import data_home
+from atlas_pipeline.training.hardware import settings
+from atlas_pipeline.training.loop import Loop
+from atlas_pipeline.training.memory import peak_memory
 from atlas_pipeline.training.objective import LabelledWindows
+from atlas_pipeline.training.progress import Progress
 from atlas_pipeline.windows.folds import Fold
 from atlas_pipeline.windows.index import density_unit, labels
 from atlas_pipeline.windows.panel import Panel
@@ -36,6 +40,8 @@ def fit_forecaster(
     *,
     features: Sequence[str] | None = None,
     checkpoint_seconds: float = 20.0,
+    step_metrics: Callable[[int, dict[str, float]], None] | None = None,
+    trace: Path | None = None,
 ) -> TrainedForecaster:
     """Fit a forecaster on the windows whose labels are known before the fold's ``fit_end``.
 
@@ -54,21 +60,32 @@ def fit_forecaster(
     checkpoint_dir
         The state stands here in a file named by fold, configuration and data, never by run.
     progress, metrics
-        Called after each optimizer step; and once an epoch with its number and ``train/nll_loss``,
-        ``train/variance`` (percent squared), ``val/nll_loss`` (nats, of the return in percent),
-        ``val/coverage_95`` (share), ``learning_rate``, ``windows_per_second``.
+        Called after each optimizer step; and after each evaluation, once an epoch without ``config.eval_interval``,
+        with its number and ``train/nll_loss``, ``train/variance`` (percent squared), ``val/nll_loss`` (nats, of the
+        return in percent), ``val/coverage_95`` (share), ``learning_rate``, ``windows_per_second``, and so far
+        ``step``, ``skipped_steps``, ``out_of_memory_halvings``.
     features
         Columns of the panel that the forecaster reads: for inputs of one's own. None reads the set
         ``config.features``.
     checkpoint_seconds
-        Within an epoch a checkpoint is written no oftener than this; after an epoch always.
+        Within an epoch a checkpoint is written no oftener than this, or each ``hardware.save_interval`` steps; after an
+        epoch always.
+    step_metrics
+        Called each ``hardware.log_interval`` steps, once an epoch without, with the steps done and what the last step
+        and the machine did: ``step/*``, and the device's load as ``telemetry.Telemetry.read`` names it.
+    trace
+        Where a profile of a few steps goes, in Chrome's format.
 
     Raises
     ------
     InsufficientHistoryError
         Where the fold has too few windows before it.
     NonFiniteLossError
-        Where the loss becomes NaN or infinite.
+        Where the loss or gradient was NaN or infinite in more than ``config.max_skipped_steps`` steps. Each one's
+        windows stand beside the checkpoint, in a file named by the step.
+    DeviceMemoryError
+        Where not even one window fits the device. Where several do not, their number is halved, and the summary says
+        so.
     CorruptCheckpointError
         Where the checkpoint it would go on from is damaged.
     PanelError
@@ -97,42 +114,60 @@ def fit_forecaster(
         model = Forecaster(config).to(compute.device)
         model.backbone.gradient_checkpointing = compute.gradient_checkpointing
         every = np.concatenate([split.train, split.validation])
-        inputs = ScaledWindows(panel, every, scaler, fold.year, config.seq_length, compute.device)
+        home = data_home(hardware, compute.device, panel.values.nbytes)
+        inputs = ScaledWindows(panel, every, scaler, fold.year, config.seq_length, home)
 
-        def windows(ends: NDArray[np.int64]) -> LabelledWindows:
+        def on_device(ends: Tensor) -> Tensor:
+            return inputs(ends).to(compute.device, non_blocking=True)
+
+        def windows(ends: NDArray[np.int64], inputs: Callable[[Tensor], Tensor]) -> LabelledWindows:
             unit = density_unit(panel, ends, config.horizon)
             target = labels(panel, ends, config.horizon) / unit
             return LabelledWindows(
                 inputs=inputs,
-                ends=torch.from_numpy(ends).to(compute.device),
-                target=torch.from_numpy(target.astype(np.float32)).to(compute.device),
-                unit=torch.from_numpy(unit.astype(np.float32)).to(compute.device),
+                ends=torch.from_numpy(ends).to(home),
+                target=torch.from_numpy(target.astype(np.float32)).to(home),
+                unit=torch.from_numpy(unit.astype(np.float32)).to(home),
             )
 
-        loop = Loop(model, config, compute, windows(split.train), windows(split.validation), batch=1)
-
-        def trial(size: int) -> None:
-            rows = torch.arange(size, device=compute.device) % len(split.train)
-            with torch.random.fork_rng():
-                loop.losses(rows).objective.backward()
-            model.zero_grad(set_to_none=True)
-
-        loop.batch = physical_batch(hardware, config, compute, trial)
+        loop = Loop(
+            model,
+            config,
+            compute,
+            windows(split.train, inputs),
+            windows(split.validation, on_device),
+            hardware.batch_size,
+            workers=hardware.workers,
+            log_interval=hardware.log_interval,
+            save_interval=hardware.save_interval,
+        )
         loop.run(
             checkpoint,
             checkpoint_seconds,
             progress or (lambda _: None),
-            metrics or (lambda _epoch, _values: None),
+            metrics or (lambda _number, _values: None),
+            step_metrics or (lambda _step, _values: None),
+            trace,
         )
+        position = loop.position
+        with torch.inference_mode():
+            tokens = model.backbone(torch.zeros(1, config.seq_length, config.feature_size, device=compute.device))
         summary = {
-            "epochs": loop.position.history,
-            "best_epoch": loop.position.best_epoch + 1,
-            "val/nll_loss": loop.position.best_loss,
+            "epochs": position.history,
+            "best_epoch": position.best_epoch + 1,
+            "val/nll_loss": position.best_loss,
             "training_windows": len(split.train),
             "validation_windows": len(split.validation),
             "validation_outside_training_range": scaler.outside_share(panel.values[split.validation]),
+            "steps": position.step,
+            "windows_learned": position.windows_learned,
+            "tokens_learned": position.windows_learned * (tokens.numel() // config.d_model),
+            "skipped_steps": position.skipped_steps,
             "physical_batch": loop.batch,
+            "out_of_memory_halvings": position.out_of_memory_halvings,
             "precision": hardware.precision,
+            "compile": hardware.compile,
+            "data": "host" if hardware.data == "host" or home != compute.device else "device",
             "device": compute.device.type,
             "seconds": time.monotonic() - began,
             "peak_memory_bytes": peak_memory(compute.device),

@@ -1,27 +1,21 @@
-"""What ``Hardware`` means on this machine: device, autocast, threads, physical batch, peak memory.
+"""What ``Hardware`` means on this machine: device, number format, and the process's settings while it runs.
 
-Nothing here changes what is learned: the physical batch is a part of the effective one.
+How many windows the device holds at once is ``memory``'s.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import resource
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 
-from atlas_pipeline.config import Config, Hardware
+from atlas_pipeline.config import CompileMode, Hardware
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-# Beyond 64 windows a CPU's caches overflow and throughput falls.
-LARGEST_CPU_BATCH = 64
-# Shares of free memory that an automatic batch may take: other processes and fragmentation need the rest.
-CPU_SHARE = 0.25
-GPU_SHARE = 0.8
+_CUBLAS = "CUBLAS_WORKSPACE_CONFIG"
 
 
 @dataclass(frozen=True)
@@ -35,7 +29,7 @@ class Compute:
     device: torch.device
     dtype: torch.dtype
     gradient_checkpointing: bool
-    compile: bool
+    compile: CompileMode
     deterministic: bool
 
     @property
@@ -75,86 +69,34 @@ def resolve(hardware: Hardware) -> Compute:
 
 @contextlib.contextmanager
 def settings(hardware: Hardware) -> Iterator[Compute]:
-    """Resolve ``hardware`` and hold its process-wide settings (threads, determinism) inside only."""
+    """Resolve ``hardware`` and hold its process-wide settings inside only."""
     compute = resolve(hardware)
     threads = torch.get_num_threads()
     deterministic = torch.are_deterministic_algorithms_enabled()
+    workspace = os.environ.get(_CUBLAS)
+    benchmark = torch.backends.cudnn.benchmark
+    # The older of torch's two interfaces: once the newer has set a backend apart, parts of torch.compile that still
+    # ask the older one fail.
+    matrix, convolution = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     if hardware.threads:
         torch.set_num_threads(hardware.threads)
     if compute.deterministic:
         # cuBLAS is reproducible only with a fixed workspace (NVIDIA cuBLAS manual, sec. 2.1.4).
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        os.environ.setdefault(_CUBLAS, ":4096:8")
         torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = hardware.benchmark
+    torch.set_float32_matmul_precision("high" if hardware.tf32 else "highest")
+    torch.backends.cudnn.allow_tf32 = hardware.tf32
     try:
-        yield compute
+        with torch.autograd.set_detect_anomaly(hardware.anomaly):
+            yield compute
     finally:
         torch.set_num_threads(threads)
         torch.use_deterministic_algorithms(deterministic)
-
-
-def activation_bytes(config: Config) -> int:
-    """Guess the bytes that one window's activations take in training, in float32.
-
-    A pre-norm layer keeps about ten arrays of model width, three of feed-forward width and two attention
-    maps.
-    """
-    tokens = (config.seq_length - config.patch_length) // config.stride + 1
-    layer = tokens * (10 * config.d_model + 3 * config.ff_dim) + 2 * config.n_heads * tokens**2
-    return 4 * (config.n_layers * layer + config.seq_length * config.feature_size)
-
-
-def physical_batch(hardware: Hardware, config: Config, compute: Compute, trial: Callable[[int], None]) -> int:
-    """Windows a device processes at once; never more than the effective batch.
-
-    Parameters
-    ----------
-    hardware
-        A fixed ``batch_size`` is taken as it is; ``"auto"`` is measured on a GPU by doubling and reckoned
-        from free memory on a CPU, which would rather swap than refuse.
-    config
-        The effective batch and the model's size.
-    compute
-        The resolved hardware.
-    trial
-        Runs a forward and backward pass of that many windows, and leaves no trace.
-    """
-    limit = config.effective_batch_size
-    if hardware.batch_size != "auto":
-        return min(hardware.batch_size, limit)
-    if compute.device.type != "cuda":
-        fits = int(CPU_SHARE * _free_memory() / activation_bytes(config))
-        return max(1, min(limit, LARGEST_CPU_BATCH, fits))
-    return _measured_batch(limit, trial)
-
-
-def _measured_batch(limit: int, trial: Callable[[int], None]) -> int:
-    budget = GPU_SHARE * torch.cuda.mem_get_info()[1]
-    batch = 1
-    while batch < limit:
-        candidate = min(2 * batch, limit)
-        torch.cuda.reset_peak_memory_stats()
-        try:
-            trial(candidate)
-        except torch.OutOfMemoryError:
-            break
-        finally:
-            torch.cuda.empty_cache()
-        if torch.cuda.max_memory_allocated() > budget:
-            break
-        batch = candidate
-    return batch
-
-
-def _free_memory() -> int:
-    if "SC_AVPHYS_PAGES" not in os.sysconf_names:
-        # macOS does not tell; a quarter of all memory is a cautious stand-in.
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 4
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-
-
-def peak_memory(device: torch.device) -> int:
-    """Bytes: the most the device's allocator has held; on a CPU the most this process has held."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+        torch.backends.cudnn.benchmark = benchmark
+        torch.set_float32_matmul_precision(matrix)
+        torch.backends.cudnn.allow_tf32 = convolution
+        if workspace is None:
+            os.environ.pop(_CUBLAS, None)
+        else:
+            os.environ[_CUBLAS] = workspace

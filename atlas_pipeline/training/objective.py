@@ -23,12 +23,24 @@ Autocast = Callable[[], contextlib.AbstractContextManager[Any]]
 """Makes a fresh context of the number format to run in."""
 
 
+class Mixed(NamedTuple):
+    """The other labels of windows that are mixtures of two, and the ``share`` of their own: float32 [n] each."""
+
+    target: Tensor
+    unit: Tensor
+    share: Tensor
+
+
 class Batch(NamedTuple):
-    """Windows and labels: ``inputs`` float32 [n, seq_length, features], ``target`` and ``unit`` float32 [n]."""
+    """Windows and labels: ``inputs`` float32 [n, seq_length, features], ``target`` and ``unit`` float32 [n].
+
+    Of windows that are mixtures of two, ``mixed`` has the other's labels.
+    """
 
     inputs: Tensor
     target: Tensor
     unit: Tensor
+    mixed: Mixed | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,16 +81,25 @@ class Losses(NamedTuple):
 
 
 def losses(config: Config, forward: Callable[[Tensor], Any], batch: Batch, autocast: Autocast) -> Losses:
-    """Run the network over a batch and sum its losses; the gradient is that of ``objective``."""
+    """Run the network over a batch and sum its losses; the gradient is that of ``objective``.
+
+    On a mixture it is the mixture of the losses on either label (Zhang et al., mixup, ICLR 2018, sec. 2), not the loss
+    on a mixture of labels: densities are not linear in them.
+    """
     with autocast():
         _, density = forward(batch.inputs)
-    relative = density_nll(density, batch.target)
+    relative, log_unit, square_unit = density_nll(density, batch.target), batch.unit.log(), batch.unit**2
+    if batch.mixed is not None:
+        other, share = batch.mixed, batch.mixed.share
+        relative = share * relative + (1 - share) * density_nll(density, other.target)
+        log_unit = share * log_unit + (1 - share) * other.unit.log()
+        square_unit = share * square_unit + (1 - share) * other.unit**2
     objective = relative.sum()
     if config.log_sigma_penalty:
         objective = objective + config.log_sigma_penalty * density.scale.log().sum()
     with torch.no_grad():
-        reported = (relative + batch.unit.log()).sum()
-        return Losses(objective, reported, (density.variance() * batch.unit**2).sum())
+        reported = (relative + log_unit).sum()
+        return Losses(objective, reported, (density.variance() * square_unit).sum())
 
 
 @torch.inference_mode()

@@ -1,84 +1,89 @@
-"""Learning rate over the steps of a fit, and the moving average of the weights."""
+"""Learning rate over the steps of a fit; how a step is taken with it is ``loop``'s."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 
-import torch
-from torch import Tensor, nn
+from atlas_pipeline.config import Config
 
 # The rate at the last step, as a share of the peak.
 FINAL_SHARE = 0.01
+# One-cycle begins at this share of the peak and ends at that share of its beginning: torch's ``OneCycleLR``, whose
+# figures these are; Smith and Topin give none but "several orders of magnitude".
+ONE_CYCLE_START = 1 / 25.0
+ONE_CYCLE_END = 1e-4
+# The batch that a learning rate is meant for where it is scaled: that of the documents of origin.
+REFERENCE_BATCH = 64
 
 
-def cosine_with_warmup(step: int, total: int, warmup_fraction: float) -> float:
-    """Share of the peak learning rate at a step: linear to 1, then a half cosine to 1%.
+def peak_learning_rate(config: Config) -> float:
+    """Return the schedule's highest rate: ``learning_rate``, scaled with the batch where the configuration says so.
 
-    Loshchilov and Hutter, SGDR, ICLR 2017, eq. 5, without restarts; warm-up as in Goyal et al., 2017, sec.
-    2.2.
+    With the square root of effective over reference batch, which keeps the variance of the weights' change in a step
+    (Krizhevsky, One weird trick, 2014, arXiv:1404.5997, sec. 5).
+    """
+    if not config.scale_learning_rate:
+        return config.learning_rate
+    return config.learning_rate * math.sqrt(config.effective_batch_size / REFERENCE_BATCH)
+
+
+def rate_share(config: Config, step: int, total: int) -> float:
+    """Share of the peak learning rate at a step of ``config.schedule``.
 
     Parameters
     ----------
+    config
+        ``schedule``, ``cycles``, and ``warmup_fraction``, the share of the steps in which the rate rises.
     step
         Optimizer steps done, from 0.
     total
         Steps of the whole fit.
-    warmup_fraction
-        Share of the steps in which the rate rises.
     """
-    warmup = max(1, round(total * warmup_fraction))
-    if step < warmup:
-        return (step + 1) / warmup
-    progress = min(1.0, (step - warmup) / max(1, total - warmup))
-    return FINAL_SHARE + (1 - FINAL_SHARE) * 0.5 * (1 + math.cos(math.pi * progress))
+    if config.schedule == "one_cycle":
+        return one_cycle(step, total, config.warmup_fraction)
+    if config.schedule == "constant":
+        return _warmup(step, total, config.warmup_fraction) or 1.0
+    return cosine_with_warmup(step, total, config.warmup_fraction, config.cycles)
 
 
-class WeightAverage:
-    """Exponential moving average of a model's parameters, in float32 beside the model.
+def cosine_with_warmup(step: int, total: int, warmup_fraction: float, cycles: int = 1) -> float:
+    """Linear to 1, then half cosines to 1%, each after the first a restart at 1.
 
-    The decay starts low and rises to its value, ``min(decay, (1 + t) / (10 + t))`` after t steps (the rule of
-    TensorFlow's ``ExponentialMovingAverage``), so that a short fit is not stuck at its initial weights.
-
-    Parameters
-    ----------
-    model
-        Its parameters are averaged; it has no buffers.
-    decay
-        Share of the old average kept at each step, in the long run.
+    Loshchilov and Hutter, SGDR, ICLR 2017, eq. 5, with cycles of equal length (T_mult = 1); warm-up as in Goyal et al.,
+    2017, sec. 2.2. Arguments as of ``rate_share``.
     """
-
-    def __init__(self, model: nn.Module, decay: float) -> None:
-        self.decay = decay
-        self.steps = 0
-        self.weights = {name: p.detach().float().clone() for name, p in model.named_parameters()}
-
-    @torch.no_grad()
-    def update(self, model: nn.Module) -> None:
-        """Take the model's present parameters into the average."""
-        self.steps += 1
-        share = 1 - min(self.decay, (1 + self.steps) / (10 + self.steps))
-        for name, parameter in model.named_parameters():
-            self.weights[name].lerp_(parameter.detach().float(), share)
-
-    def copy(self) -> dict[str, Tensor]:
-        """Copy the average; it is one that later updates do not change."""
-        return {name: weight.clone() for name, weight in self.weights.items()}
-
-    @contextmanager
-    def applied_to(self, model: nn.Module) -> Iterator[None]:
-        """Give the model the averaged parameters inside the context, and its own back afterwards."""
-        own = {name: p.detach().clone() for name, p in model.named_parameters()}
-        load_parameters(model, self.weights)
-        try:
-            yield
-        finally:
-            load_parameters(model, own)
+    rising = _warmup(step, total, warmup_fraction)
+    if rising is not None:
+        return rising
+    warmup = _warmup_steps(total, warmup_fraction)
+    progress = min(1.0, (step - warmup) / max(1, total - warmup)) * cycles
+    within = progress - min(math.floor(progress), cycles - 1)
+    return FINAL_SHARE + (1 - FINAL_SHARE) * _half_cosine(within)
 
 
-@torch.no_grad()
-def load_parameters(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Copy weights into the model's parameters in place, so that an optimizer keeps its hold on them."""
-    for name, parameter in model.named_parameters():
-        parameter.copy_(weights[name])
+def one_cycle(step: int, total: int, rising_fraction: float) -> float:
+    """One rise and one longer, deeper fall, both half cosines.
+
+    Smith and Topin, Super-Convergence, 2018, arXiv:1708.07120, sec. 3; anneal and end points as of torch's
+    ``OneCycleLR``. The momentum is not cycled against it: that is the paper's for SGD, and AdamW's first moment is
+    bias-corrected by a fixed beta. Arguments as of ``rate_share``.
+    """
+    top, end = rising_fraction * total - 1, total - 1
+    if step <= top:
+        done = step / top if top else 1.0
+        return 1.0 + (ONE_CYCLE_START - 1.0) * _half_cosine(done)
+    last = ONE_CYCLE_START * ONE_CYCLE_END
+    return last + (1.0 - last) * _half_cosine((step - top) / (end - top))
+
+
+def _warmup(step: int, total: int, fraction: float) -> float | None:
+    warmup = _warmup_steps(total, fraction)
+    return (step + 1) / warmup if step < warmup else None
+
+
+def _warmup_steps(total: int, fraction: float) -> int:
+    return max(1, round(total * fraction))
+
+
+def _half_cosine(progress: float) -> float:
+    return 0.5 * (1 + math.cos(math.pi * progress))

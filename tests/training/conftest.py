@@ -8,8 +8,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from atlas_pipeline.config import Config, Hardware
+from atlas_pipeline.models.forecaster import Forecaster
+from atlas_pipeline.training.hardware import resolve
+from atlas_pipeline.training.loop import Loop
+from atlas_pipeline.training.objective import LabelledWindows
+from atlas_pipeline.windows.index import gather
 from atlas_pipeline.windows.panel import Panel
 
 SMALL: dict[str, Any] = {
@@ -64,3 +70,21 @@ def small() -> Callable[..., Config]:
 @pytest.fixture
 def hardware() -> Hardware:
     return Hardware(device="cpu", threads=1)
+
+
+def _make_loop(config, hardware, batch, n=40):
+    torch.manual_seed(0)
+    generator = torch.Generator().manual_seed(1)
+    values = torch.randn(n + 31, 2, generator=generator)
+    windows = LabelledWindows(
+        inputs=lambda ends: gather(values, ends, config.seq_length),
+        ends=torch.arange(31, n + 31),
+        target=torch.randn(n, generator=generator),
+        unit=torch.full((n,), 2.0),
+    )
+    return Loop(Forecaster(config), config, resolve(hardware), windows, windows, batch)
+
+
+@pytest.fixture
+def make_loop() -> Callable[..., Loop]:
+    return _make_loop

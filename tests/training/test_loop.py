@@ -5,26 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from atlas_pipeline.models.forecaster import Forecaster
 from atlas_pipeline.training.errors import CorruptCheckpointError
 from atlas_pipeline.training.hardware import resolve
-from atlas_pipeline.training.loop import Loop
-from atlas_pipeline.training.objective import LabelledWindows
-from atlas_pipeline.training.schedule import WeightAverage, cosine_with_warmup
-from atlas_pipeline.windows.index import gather
-
-
-def make_loop(config, hardware, batch, n=40):
-    torch.manual_seed(0)
-    generator = torch.Generator().manual_seed(1)
-    values = torch.randn(n + 31, 2, generator=generator)
-    windows = LabelledWindows(
-        inputs=lambda ends: gather(values, ends, config.seq_length),
-        ends=torch.arange(31, n + 31),
-        target=torch.randn(n, generator=generator),
-        unit=torch.full((n,), 2.0),
-    )
-    return Loop(Forecaster(config), config, resolve(hardware), windows, windows, batch)
+from atlas_pipeline.training.weight_average import WeightAverage
 
 
 def run(loop, tmp_path, name):
@@ -33,7 +16,7 @@ def run(loop, tmp_path, name):
 
 
 @pytest.mark.parametrize("batch", [1, 5, 32])
-def test_accumulated_gradients_equal_those_of_the_big_batch(small, hardware, tmp_path, batch):
+def test_accumulated_gradients_equal_those_of_the_big_batch(make_loop, small, hardware, tmp_path, batch):
     # 40 windows in effective batches of 32: the last one holds 8, and weighs as 8.
     config = small(dropout=0.0, max_epochs=2, batch_size=4, accumulation_steps=8)
     big, parts = (run(make_loop(config, hardware, b), tmp_path, str(b)) for b in (64, batch))
@@ -41,13 +24,13 @@ def test_accumulated_gradients_equal_those_of_the_big_batch(small, hardware, tmp
     torch.testing.assert_close(parts, big, rtol=1e-3, atol=1e-4)
 
 
-def test_a_checkpoint_of_another_network_is_refused(small, hardware, tmp_path):
+def test_a_checkpoint_of_another_network_is_refused(make_loop, small, hardware, tmp_path):
     run(make_loop(small(max_epochs=1), hardware, 32), tmp_path, "state")
     with pytest.raises(CorruptCheckpointError, match="another network: delete it"):
         run(make_loop(small(max_epochs=1, ff_dim=16), hardware, 32), tmp_path, "state")
 
 
-def test_the_unit_is_in_the_loss_that_is_reported(small, hardware):
+def test_the_unit_is_in_the_loss_that_is_reported(make_loop, small, hardware):
     loop = make_loop(small(dropout=0.0), hardware, 8)
     rows = torch.arange(8)
     objective, likelihood, variance = loop.losses(rows)
@@ -55,7 +38,7 @@ def test_the_unit_is_in_the_loss_that_is_reported(small, hardware):
     assert variance.item() == pytest.approx(8 * 4.0, rel=0.1)
 
 
-def test_the_sigma_penalty_is_off_by_default_and_lowers_sigma_where_asked(small, hardware):
+def test_the_sigma_penalty_is_off_by_default_and_lowers_sigma_where_asked(make_loop, small, hardware):
     rows = torch.arange(8)
     plain = make_loop(small(dropout=0.0), hardware, 8)
     penalised = make_loop(small(dropout=0.0, log_sigma_penalty=0.5), hardware, 8)
@@ -66,26 +49,6 @@ def test_the_sigma_penalty_is_off_by_default_and_lowers_sigma_where_asked(small,
     assert gradients[1] > gradients[0]
 
 
-def test_weights_decay_but_biases_norms_and_positions_do_not(small, hardware):
-    loop = make_loop(small(weight_decay=0.5), hardware, 8)
-    decayed, others = loop.optimizer.param_groups
-    assert (decayed["weight_decay"], others["weight_decay"]) == (0.5, 0.0)
-    assert all(p.ndim == 2 for p in decayed["params"])
-    positions = loop.model.backbone.embedding.positions
-    assert any(p is positions for p in others["params"])
-    count = len(decayed["params"]) + len(others["params"])
-    assert count == len(list(loop.model.parameters()))
-
-
-def test_the_rate_rises_then_falls_to_a_hundredth():
-    rates = [cosine_with_warmup(step, 100, 0.1) for step in range(100)]
-    assert rates[0] == pytest.approx(0.1)
-    assert rates[9] == 1.0
-    assert rates[10:] == sorted(rates[10:], reverse=True)
-    assert rates[-1] == pytest.approx(0.01, abs=2e-3)
-    assert cosine_with_warmup(0, 1, 0.1) == 1.0
-
-
 def test_a_short_fit_is_not_stuck_at_the_first_weights():
     model = torch.nn.Linear(1, 1, bias=False)
     with torch.no_grad():
@@ -93,7 +56,7 @@ def test_a_short_fit_is_not_stuck_at_the_first_weights():
         average = WeightAverage(model, 0.9999)
         model.weight.fill_(1.0)
     for _ in range(20):
-        average.update(model)
+        average.update()
     # Without the correction 20 steps of 0.9999 would leave 0.998 of the first weight.
     assert average.weights["weight"].item() > 0.99
 
@@ -104,7 +67,7 @@ def test_the_average_follows_its_recursion_and_gives_the_weights_back():
     for step in range(1, 30):
         with torch.no_grad():
             model.weight.fill_(float(step))
-        average.update(model)
+        average.update()
         decay = min(0.5, (1 + step) / (10 + step))
         expected = decay * expected + (1 - decay) * step
     assert average.weights["weight"].item() == pytest.approx(expected, rel=1e-5)

@@ -1,17 +1,58 @@
 from __future__ import annotations
 
-from dataclasses import replace
+import os
 
 import pytest
 import torch
 
-from atlas_pipeline.config import Config, Hardware, hardware_preset, hardware_presets, load_config
-from atlas_pipeline.training import hardware as room
-from atlas_pipeline.training.hardware import activation_bytes, peak_memory, physical_batch, resolve, settings
+from atlas_pipeline.config import Hardware, hardware_preset, hardware_presets, load_config
+from atlas_pipeline.training.hardware import resolve, settings
 
 
-def refuse(_: int) -> None:
-    raise AssertionError("a fixed batch needs no trial")
+def process_wide() -> tuple[object, ...]:
+    return (
+        torch.get_num_threads(),
+        torch.are_deterministic_algorithms_enabled(),
+        torch.backends.cudnn.benchmark,
+        torch.backends.cudnn.allow_tf32,
+        torch.get_float32_matmul_precision(),
+        torch.is_anomaly_enabled(),
+        os.environ.get("CUBLAS_WORKSPACE_CONFIG"),
+    )
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_process_wide_settings_hold_inside_only(fails):
+    before = process_wide()
+    wanted = Hardware(device="cpu", threads=1, benchmark=True, tf32=True, anomaly=True)
+    try:
+        with settings(wanted):
+            assert process_wide() == (1, False, True, True, "high", True, None)
+            with settings(Hardware(device="cpu", deterministic=True)):
+                inside = process_wide()
+                assert inside[1:] == (True, False, False, "highest", False, ":4096:8")
+            if fails:
+                raise KeyError
+    except KeyError:
+        pass
+    assert process_wide() == before
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"compile": True}, r"Hardware\.compile=True: use one of off, default, reduce-overhead, max-autotune"),
+        ({"data": "disk"}, r"Hardware\.data='disk': use one of auto, device, host"),
+        ({"batch_size": 0}, r"Hardware\.batch_size=0"),
+        ({"workers": -1}, r"Hardware\.workers=-1"),
+        ({"log_interval": 0}, r"Hardware\.log_interval=0"),
+        ({"save_interval": 0}, r"Hardware\.save_interval=0"),
+        ({"deterministic": True, "benchmark": True}, r"Hardware\.benchmark=True: .* deterministic"),
+    ],
+)
+def test_what_cannot_run_is_refused_by_name(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        Hardware(**wrong)
 
 
 def test_threads_and_determinism_hold_inside_only():
@@ -29,47 +70,6 @@ def test_a_device_that_is_not_there_is_named():
     with pytest.raises(ValueError, match=r"Hardware\.device='cuda'.*use 'auto' or 'cpu'"):
         resolve(Hardware(device="cuda"))
     assert resolve(Hardware()).device.type in ("cpu", "mps")
-
-
-def test_the_physical_batch_never_exceeds_the_effective_one():
-    config = Config(batch_size=8, accumulation_steps=2)
-    compute = resolve(Hardware(device="cpu"))
-    assert physical_batch(Hardware(batch_size=64), config, compute, refuse) == 16
-    assert physical_batch(Hardware(batch_size=4), config, compute, refuse) == 4
-
-
-def test_on_a_cpu_the_automatic_batch_follows_free_memory(monkeypatch):
-    config, compute = Config(), resolve(Hardware(device="cpu"))
-    window = activation_bytes(config)
-    for free, expected in ((0, 1), (4 * 10 * window, 10), (2**40, 64)):
-        monkeypatch.setattr(room, "_free_memory", lambda free=free: free)
-        assert physical_batch(Hardware(batch_size="auto"), config, compute, refuse) == expected
-
-
-@pytest.mark.parametrize("largest", [1, 3, 16, 100])
-def test_on_a_gpu_the_automatic_batch_is_doubled_until_memory_runs_out(monkeypatch, largest):
-    tried = []
-
-    def trial(size: int) -> None:
-        tried.append(size)
-        if size > largest:
-            raise torch.OutOfMemoryError
-
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (0, 100))
-    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: None)
-    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
-    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 1)
-    compute = replace(resolve(Hardware(device="cpu")), device=torch.device("cuda"))
-    config = Config(batch_size=48, accumulation_steps=1)
-    batch = physical_batch(Hardware(batch_size="auto"), config, compute, trial)
-    assert batch == {1: 1, 3: 2, 16: 16, 100: 48}[largest]
-    assert tried == sorted(tried)
-
-
-def test_peak_memory_grows_with_what_is_held():
-    before = peak_memory(torch.device("cpu"))
-    block = torch.ones(64 * 2**20)
-    assert peak_memory(torch.device("cpu")) >= max(before, block.nbytes)
 
 
 def test_every_preset_loads_and_none_touches_the_model():
