@@ -70,6 +70,12 @@ def _cell(value: object, digits: int) -> str:
     return str(value).replace("|", "\\|").replace("\n", " ")
 
 
+def shares(outside: Mapping[str, float]) -> dg.MarkdownMetadataValue:
+    """Share of the bars at which an input is beyond what the scaler saw in training; all inputs that ever are."""
+    beyond = [{"input": name, "share of bars": share} for name, share in outside.items() if share > 0]
+    return frame(pd.DataFrame(beyond, columns=["input", "share of bars"]).sort_values("share of bars", ascending=False))
+
+
 def picture(png: bytes, title: str) -> dg.MarkdownMetadataValue:
     """Return a PNG picture that the asset's page shows in place."""
     return dg.MetadataValue.md(f"![{title}](data:image/png;base64,{base64.b64encode(png).decode()})")

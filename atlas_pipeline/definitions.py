@@ -19,6 +19,7 @@ from assets import (
     champion,
     features,
     forecaster,
+    forecasts,
     market,
     paper,
     policy,
@@ -35,7 +36,19 @@ from resources.tracking import Tracking
 from resources.warehouse import Warehouse
 
 DEFAULT_HOME = Path(__file__).resolve().parent.parent / ".atlas"
-STAGES = [market, bar_checks, snapshots, features, snapshot_features, forecaster, policy, paper, adapter, champion]
+STAGES = [
+    market,
+    bar_checks,
+    snapshots,
+    features,
+    snapshot_features,
+    forecaster,
+    forecasts,
+    policy,
+    paper,
+    adapter,
+    champion,
+]
 
 
 def build_defs(resource_overrides: Mapping[str, Any] | None = None) -> dg.Definitions:

@@ -12,6 +12,7 @@ from atlas_pipeline.features.registry import FEATURES
 from atlas_pipeline.market.bars import BAR_REVISIONS, BARS, CORPORATE_ACTIONS, QUARANTINED_BARS
 from atlas_pipeline.trading.backtest_table import BACKTEST, BACKTEST_SCORES
 from atlas_pipeline.training.forecast_table import FORECASTS, score_table
+from atlas_pipeline.training.garch_contest import contest_table
 from resources.warehouse import Warehouse
 
 TABLES = (
@@ -43,6 +44,7 @@ def print_report(console: Console, warehouse: Warehouse) -> None:
     _print(console, "Tables", _tables(warehouse))
     for fold, own in warehouse.read(FORECASTS).groupby("fold"):
         _print(console, f"Density forecasts of {fold}, out of sample", _densities(score_table(own)))
+        _print(console, f"Forecaster against the best GARCH model of {fold}", _contest(contest_table(own)))
     for fold, own in warehouse.read(BACKTEST_SCORES).groupby("fold"):
         _print(console, f"Trading in {fold}, out of sample, net of costs", _strategies(own))
         earned = own.set_index("strategy")["total_return"]
@@ -78,8 +80,25 @@ def _densities(scores: pd.DataFrame) -> pd.DataFrame:
             "model": scores["model"],
             "NLL (nats)": scores["nll"].map("{:.3f}".format),
             "CRPS (%)": scores["crps"].map("{:.4f}".format),
+            "MAE (%)": scores["mae"].map("{:.4f}".format),
             "95% coverage": scores["coverage_95"].map("{:.1%}".format),
+            "95% width (%)": scores["width_95"].map("{:.2f}".format),
+            "calibrated at (%)": scores["calibrated"],
             "bars": scores["bars"],
+        }
+    )
+
+
+def _contest(contest: pd.DataFrame) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "symbol": contest["symbol"],
+            "model": contest["opponent"],
+            "its NLL (nats)": contest["best_garch"].map("{:.3f}".format),
+            "forecaster's": contest["forecaster"].map("{:.3f}".format),
+            "difference": contest["difference"].map("{:+.4f}".format),
+            "Diebold-Mariano": contest["dm_statistic"].map("{:+.2f}".format),
+            "p": contest["dm_p_value"].map("{:.3f}".format),
         }
     )
 

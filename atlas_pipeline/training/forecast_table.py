@@ -1,6 +1,7 @@
 """Out-of-sample forecasts as rows, one a model, symbol and bar, and the table of scores made from them.
 
-Scores of single forecasts are ``density``'s; which models stand beside the forecaster is ``volatility_models``'.
+Scores of single forecasts are ``density``'s; which models stand beside the forecaster is ``volatility_models``', and
+the forecaster against the best of them ``garch_contest``'s. Heads that give no density are not judged here.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atlas_pipeline.market.table import Column, Table
-from atlas_pipeline.training.density import LEVELS, Array, DensityForecast, coverage, crps, nll, pit
+from atlas_pipeline.training.calibration import LEVELS, Array, within_band
+from atlas_pipeline.training.density import DensityForecast, crps, nll, pit, scores
 from atlas_pipeline.windows.panel import Panel
 
 if TYPE_CHECKING:
@@ -29,10 +31,11 @@ FORECASTS = Table(
         Column("fold", "string", "year the forecaster is judged on"),
         Column("symbol", "string", "instrument"),
         Column("available_at", "timestamp", "bar that the forecast is made at", unit="UTC"),
-        Column("model", "string", "forecaster, constant_gaussian, riskmetrics or garch_t"),
-        Column("location", "float64", "location of the density of the return over the horizon", unit="percent"),
+        Column("model", "string", "forecaster, or the name of a volatility model"),
+        Column("location", "float64", "mode of the density of the return over the horizon", unit="percent"),
         Column("scale", "float64", "scale of that density", unit="percent", minimum=0.0),
         Column("df", "float64", "degrees of freedom of Student's t; infinite for a normal density", minimum=0.0),
+        Column("skew", "float64", "skew of the two-piece density; 0 for Student's t", minimum=-1.0),
         Column("outcome", "float64", "the return that followed", unit="percent"),
         Column("nll", "float64", "negative log-likelihood of the outcome", unit="nats"),
         Column("crps", "float64", "continuous ranked probability score", unit="percent", minimum=0.0),
@@ -78,6 +81,7 @@ def forecast_rows(
                 "location": density.location,
                 "scale": density.scale,
                 "df": density.df,
+                "skew": density.skew,
                 "outcome": outcome,
                 "nll": nll(outcome, density),
                 "crps": crps(outcome, density),
@@ -87,6 +91,11 @@ def forecast_rows(
         for model, density in densities.items()
     ]
     return pd.concat(frames, ignore_index=True)[list(FORECASTS.names)]
+
+
+def stored_densities(forecasts: pd.DataFrame) -> DensityForecast:
+    """Densities of rows of ``FORECASTS``, in their order."""
+    return DensityForecast(*(forecasts[name].to_numpy(float) for name in ("location", "scale", "df", "skew")))
 
 
 def score_table(forecasts: pd.DataFrame) -> pd.DataFrame:
@@ -100,20 +109,28 @@ def score_table(forecasts: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        ``symbol``, ``model``, ``nll`` (nats), ``crps`` (percent), ``coverage_50``, ``_80``, ``_95`` (shares),
-        ``bars``; the best NLL of each symbol first.
+        ``symbol``, ``model``, ``nll`` (nats), ``crps``, ``mae`` of the median (percent), ``coverage_50``, ``_80``,
+        ``_95`` (shares), ``calibrated``: at which of these levels the coverage lies in the binomial 99% band,
+        ``width_50``, ``_80``, ``_95`` (percent), ``calibration_error`` (probability), ``bars``; the best NLL of each
+        symbol first.
     """
     import pandas as pd
 
-    rows = [
-        {
-            "symbol": symbol,
-            "model": model,
-            "nll": own["nll"].mean(),
-            "crps": own["crps"].mean(),
-            **{f"coverage_{level * 100:.0f}": coverage(own["pit"].to_numpy(), level) for level in LEVELS},
-            "bars": len(own),
-        }
-        for (symbol, model), own in forecasts.groupby(["symbol", "model"])
-    ]
+    rows = []
+    for (symbol, model), own in forecasts.groupby(["symbol", "model"]):
+        found = scores(own["outcome"].to_numpy(float), stored_densities(own))
+        transform = own["pit"].to_numpy(float)
+        calibrated = [f"{level * 100:.0f}" for level in LEVELS if within_band(transform, level)]
+        rows.append(
+            {
+                "symbol": symbol,
+                "model": model,
+                **{name: found[name] for name in ("nll", "crps", "mae")},
+                **{name: value for name, value in found.items() if name.startswith("coverage_")},
+                "calibrated": ", ".join(calibrated) or "none",
+                **{name: value for name, value in found.items() if name.startswith("width_")},
+                "calibration_error": found["calibration_error"],
+                "bars": len(own),
+            }
+        )
     return pd.DataFrame(rows).sort_values(["symbol", "nll"], ignore_index=True)

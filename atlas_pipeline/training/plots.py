@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
-from atlas_pipeline.training.density import Array, coverage
+from atlas_pipeline.training.calibration import LEVELS, Array, coverage
+from atlas_pipeline.training.density import DensityForecast
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 INK = "#333333"
 BINS = 10
+FAN_BARS = 120
 
 
 def pit_histogram(transform: Array, title: str) -> bytes:
@@ -84,6 +87,67 @@ def reliability(transforms: Mapping[str, Array], title: str) -> bytes:
         axes.plot(100 * levels, 100 * excess, color=COLOURS[i % len(COLOURS)], lw=2 if i == 0 else 1.3, label=name)
     axes.set(xlim=(0, 100), xlabel="nominal coverage of the central interval (%)",
              ylabel="observed minus nominal (% points)")  # fmt: skip
+    axes.set_title(title, loc="left")
+    return _png(figure)
+
+
+def cumulative_gain(gains: Mapping[str, tuple[NDArray[np.datetime64], Array]], title: str) -> bytes:
+    """NLL gained on an opponent since the first bar, a line a symbol.
+
+    Parameters
+    ----------
+    gains
+        Symbol to instants and to the opponent's NLL minus the forecaster's at each (nats), both [n].
+    title
+        What was forecast, and against whom.
+
+    Returns
+    -------
+    bytes
+        PNG.
+    """
+    figure = _figure()
+    axes = figure.subplots()
+    axes.axhline(0, color=INK, lw=1, ls="--")
+    for i, (symbol, (instants, gain)) in enumerate(gains.items()):
+        axes.plot(instants, np.cumsum(gain), color=COLOURS[i % len(COLOURS)], lw=1.6, label=symbol)
+    axes.set(xlabel="bar (UTC)", ylabel="cumulative gain in log-likelihood (nats)")
+    axes.set_title(title, loc="left")
+    return _png(figure)
+
+
+def fan_chart(instants: NDArray[np.datetime64], outcome: Array, forecast: DensityForecast, title: str) -> bytes:
+    """Central 50, 80 and 95% intervals of the last ``FAN_BARS`` bars and what came.
+
+    Parameters
+    ----------
+    instants
+        When each forecast was made, [n].
+    outcome
+        The returns that followed, percent, [n].
+    forecast
+        Their densities, n of them.
+    title
+        What was forecast.
+
+    Returns
+    -------
+    bytes
+        PNG.
+    """
+    shown = slice(max(len(instants) - FAN_BARS, 0), None)
+    at, came, said = instants[shown], outcome[shown], forecast[shown]
+    figure = _figure()
+    axes = figure.subplots()
+    for level, alpha in zip(reversed(LEVELS), (0.18, 0.3, 0.45), strict=True):
+        low, high = said.interval(level)
+        axes.fill_between(at, low, high, color=COLOURS[0], alpha=alpha, lw=0, label=f"{level:.0%} interval")
+    axes.plot(at, said.median, color=COLOURS[0], lw=1.2, label="median")
+    low, high = said.interval(LEVELS[-1])
+    outside = (came < low) | (came > high)
+    axes.plot(at, came, ".", color=INK, ms=4, label="outcome")
+    axes.plot(at[outside], came[outside], "o", color=COLOURS[1], ms=5, label=f"outside the {LEVELS[-1]:.0%} interval")
+    axes.set(xlabel="bar (UTC)", ylabel="return over the horizon (%)")
     axes.set_title(title, loc="left")
     return _png(figure)
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from assets import forecaster as forecaster_stage
+from assets import forecasts as forecasts_stage
 from assets import policy as policy_stage
 from atlas_pipeline.features.model_inputs import set_columns
 from atlas_pipeline.trading import ppo
@@ -74,7 +75,7 @@ def test_the_same_settings_and_rows_are_learned_once(fold_copy, monkeypatch: pyt
     assert "share of bars" in metadata(result, "forecasts")["inputs outside the training range"]
     for asset, shown in (
         ("forecaster", ["learning curve"]),
-        ("forecasts", ["PIT", "coverage"]),
+        ("forecasts", ["PIT", "coverage", "gain on the best GARCH model", "fan chart, SP500", "fan chart, NASDAQ"]),
         ("policy", ["training"]),
         ("backtest", ["equity"]),
     ):
@@ -83,10 +84,19 @@ def test_the_same_settings_and_rows_are_learned_once(fold_copy, monkeypatch: pyt
     assert metadata(result, "policy")["environment steps"] == 4096
     assert "| buy_and_hold |" in metadata(result, "backtest")["out of sample, net of costs"]
     scores = metadata(result, "forecasts")["scores out of sample"]
-    assert all(model in scores for model in ("riskmetrics", "garch", "forecaster"))
+    assert all(model in scores for model in ("riskmetrics", "egarch_skewt", "forecaster"))
+    contest = metadata(result, "forecasts")["against the best GARCH model, every fold"]
+    assert contest.count("| 2007 |") == 2 and "dm_p_value" in contest
+    assert metadata(result, "forecasts")["intervals, raw and conformal"].count("| SP500 |") == 3
+    assert "| constant_gaussian |" in metadata(result, "forecasts")["documents' targets, on the min-max level"]
     checks = fold_copy.checks(result)
     assert {"forecaster_loads", "forecasts_schema", "backtest_schema"} <= {name for name, ok in checks.items() if ok}
-    assert {"forecasts_beat_riskmetrics", "forecasts_coverage", "backtest_beats_buy_and_hold"} <= set(checks)
+    assert {
+        "forecasts_beat_riskmetrics",
+        "forecasts_beat_garch",
+        "forecasts_coverage",
+        "backtest_beats_buy_and_hold",
+    } <= set(checks)
 
 
 def test_the_fold_is_judged_on_its_own_year(fold_home: Path, pipeline_at) -> None:
@@ -232,13 +242,18 @@ def test_a_damaged_forecaster_fails_its_check(fold_copy) -> None:
 def test_checks_of_quality_can_fail(fold_copy) -> None:
     warehouse = fold_copy.warehouse
     rows = warehouse.read(FORECASTS)
-    own = rows["model"] == forecaster_stage.FORECASTER
+    own = rows["model"] == forecasts_stage.FORECASTER
     rows["nll"] = rows["nll"].where(~own, rows["nll"] + 5.0)
     rows["pit"] = rows["pit"].where(~own, 0.999)
     warehouse.replace(FORECASTS, {str(YEAR): rows})
-    floor = forecaster_stage.forecasts_beat_riskmetrics(warehouse=warehouse)
+    floor = forecasts_stage.forecasts_beat_riskmetrics(warehouse=warehouse)
     assert not floor.passed and "2 of 2 folds and symbols miss the floor" in floor.description
-    assert not forecaster_stage.forecasts_coverage(warehouse=warehouse).passed
+    assert not forecasts_stage.forecasts_coverage(warehouse=warehouse).passed
+
+    lost = forecasts_stage.forecasts_beat_garch(warehouse=warehouse)
+    assert not lost.passed and lost.severity == dg.AssetCheckSeverity.WARN and "nats a day" in lost.description
+    warehouse.replace(FORECASTS, {str(YEAR): rows.assign(nll=rows["nll"].where(~own, rows["nll"] - 9.0))})
+    assert forecasts_stage.forecasts_beat_garch(warehouse=warehouse).passed
 
     scores = warehouse.read(BACKTEST_SCORES)
     for policy_earns, passed in ((9.0, True), (-0.9, False)):
