@@ -255,6 +255,10 @@ def test_checks_of_quality_can_fail(fold_copy) -> None:
     warehouse.replace(FORECASTS, {str(YEAR): rows.assign(nll=rows["nll"].where(~own, rows["nll"] - 9.0))})
     assert forecasts_stage.forecasts_beat_garch(warehouse=warehouse).passed
 
+    warehouse.replace(FORECASTS, {str(YEAR): rows[own]})
+    alone = forecasts_stage.forecasts_beat_garch(warehouse=warehouse)
+    assert not alone.passed and "no GARCH model stands beside the forecaster" in alone.description
+
     scores = warehouse.read(BACKTEST_SCORES)
     for policy_earns, passed in ((9.0, True), (-0.9, False)):
         changed = scores["total_return"].where(scores["strategy"] != "policy", policy_earns)
