@@ -70,6 +70,8 @@ def test_the_same_settings_and_rows_are_learned_once(fold_copy, monkeypatch: pyt
     assert made["base hash"] == metadata(result, "policy")["base hash"] == metadata(result, "embeddings")["base hash"]
     assert made["labels end before"] == "2006-01-01" and made["epochs"] == 1 and 2500 < made["training windows"] < 3000
     assert np.isfinite(made["validation NLL (nats)"]) and 0 < made["95% coverage on validation"] <= 1
+    low, high = map(float, made["99% band of that coverage, if calibrated"].split(" to "))
+    assert 0.9 < low < 0.95 < high < 1
     assert made["features"].startswith("relative: relative_return, ") and made["scaler"] == "robust"
     assert "share of bars" in made["inputs outside the training range, on validation"]
     assert "share of bars" in metadata(result, "forecasts")["inputs outside the training range"]
