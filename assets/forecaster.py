@@ -36,6 +36,7 @@ def forecaster(
     A killed run goes on from its last checkpoint; the same configuration and data are not trained twice.
     """
     from atlas_pipeline.training.bundle import TrainedForecaster
+    from atlas_pipeline.training.calibration import coverage_band
     from atlas_pipeline.training.errors import CorruptCheckpointError
     from atlas_pipeline.training.fit import fit_forecaster
     from atlas_pipeline.training.loop import NonFiniteLossError
@@ -79,10 +80,12 @@ def forecaster(
                 trained.save(made)
         artifacts.discard_working_directory(*key)
     metrics = trained.metrics
+    low, high = coverage_band(int(metrics["validation_windows"]), 0.95)
     return dg.MaterializeResult(
         metadata={
             "validation NLL (nats)": metrics["val/nll_loss"],
             "95% coverage on validation": metrics["epochs"][int(metrics["best_epoch"]) - 1]["val/coverage_95"],
+            "99% band of that coverage, if calibrated": f"{low:.4f} to {high:.4f}",
             "features": f"{learned.features}: {', '.join(trained.scaler.features)}",
             "scaler": trained.scaler.kind,
             "inputs outside the training range, on validation": shares(metrics["validation_outside_training_range"]),

@@ -123,8 +123,14 @@ def forecasts(
             "inputs outside the training range": shares(trained.scaler.outside_share(known.values[ends])),
             "PIT": picture(pit_histogram(ordered[FORECASTER], f"Forecaster's PIT, {title}"), "PIT"),
             "coverage": picture(reliability(ordered, f"Coverage, {title}"), "coverage"),
-            "gain on the best GARCH model": picture(
-                cumulative_gain(gains, f"Likelihood gained, {context.partition_key}"), "gain"
+            **(
+                {
+                    "gain on the best GARCH model": picture(
+                        cumulative_gain(gains, f"Likelihood gained, {context.partition_key}"), "gain"
+                    )
+                }
+                if gains
+                else {}
             ),
             **{
                 f"fan chart, {symbol}": picture(
@@ -174,6 +180,12 @@ def forecasts_beat_garch(warehouse: Warehouse) -> dg.AssetCheckResult:
 
     rows = stored(warehouse, FORECASTS)
     test = pooled_contest(rows)
+    if not test.n:
+        return dg.AssetCheckResult(
+            passed=False,
+            severity=dg.AssetCheckSeverity.WARN,
+            description="no GARCH model stands beside the forecaster: materialize forecasts of horizon 1",
+        )
     return dg.AssetCheckResult(
         passed=bool(test.mean < 0 and test.p_value < SIGNIFICANCE),
         severity=dg.AssetCheckSeverity.WARN,

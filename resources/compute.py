@@ -82,12 +82,12 @@ class Compute(dg.ConfigurableResource):
         return dataclasses.replace(hardware_preset(self.preset), **own)
 
     def inference(self) -> Hardware:
-        """Return the hardware for forecasts, embeddings and what trades on them: float32.
+        """Return the hardware for forecasts, embeddings and what trades on them: float32, unrounded.
 
         A window then gives the same embedding in training, on paper, in shadow and in the online update, whatever it is
         batched with; in bfloat16 it moves by about a hundredth, and importance weights with it.
         """
-        return dataclasses.replace(self.hardware(), precision="float32")
+        return dataclasses.replace(self.hardware(), precision="float32", tf32=False)
 
     def accumulation_steps(self, effective_batch_size: int) -> int:
         """Number of physical batches accumulated into one optimizer step, so that the effective batch is kept."""

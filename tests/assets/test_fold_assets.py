@@ -70,6 +70,8 @@ def test_the_same_settings_and_rows_are_learned_once(fold_copy, monkeypatch: pyt
     assert made["base hash"] == metadata(result, "policy")["base hash"] == metadata(result, "embeddings")["base hash"]
     assert made["labels end before"] == "2006-01-01" and made["epochs"] == 1 and 2500 < made["training windows"] < 3000
     assert np.isfinite(made["validation NLL (nats)"]) and 0 < made["95% coverage on validation"] <= 1
+    low, high = map(float, made["99% band of that coverage, if calibrated"].split(" to "))
+    assert 0.9 < low < 0.95 < high < 1
     assert made["features"].startswith("relative: relative_return, ") and made["scaler"] == "robust"
     assert "share of bars" in made["inputs outside the training range, on validation"]
     assert "share of bars" in metadata(result, "forecasts")["inputs outside the training range"]
@@ -254,6 +256,10 @@ def test_checks_of_quality_can_fail(fold_copy) -> None:
     assert not lost.passed and lost.severity == dg.AssetCheckSeverity.WARN and "nats a day" in lost.description
     warehouse.replace(FORECASTS, {str(YEAR): rows.assign(nll=rows["nll"].where(~own, rows["nll"] - 9.0))})
     assert forecasts_stage.forecasts_beat_garch(warehouse=warehouse).passed
+
+    warehouse.replace(FORECASTS, {str(YEAR): rows[own]})
+    alone = forecasts_stage.forecasts_beat_garch(warehouse=warehouse)
+    assert not alone.passed and "no GARCH model stands beside the forecaster" in alone.description
 
     scores = warehouse.read(BACKTEST_SCORES)
     for policy_earns, passed in ((9.0, True), (-0.9, False)):

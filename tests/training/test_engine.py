@@ -185,6 +185,20 @@ def test_a_step_that_is_not_finite_touches_nothing_and_leaves_its_batch(
     assert record["step"] == 3 and not np.isfinite(record["gradient_norm"])
 
 
+@pytest.mark.filterwarnings("ignore:overflow encountered")
+def test_one_absurd_label_costs_a_step_an_epoch_and_no_more(make_panel, small, hardware, tmp_path):
+    panel, config = make_panel(), small(max_epochs=2)
+    volatility = panel.volatility.copy()
+    volatility[120] = 1e-320
+    poisoned = replace(panel, volatility=volatility)
+    trained = fit_forecaster(poisoned, Fold(YEAR, config), config, hardware, tmp_path)
+    assert trained.metrics["skipped_steps"] == 2
+    assert weights(trained).isfinite().all() and np.isfinite(trained.metrics["val/nll_loss"])
+    for path in tmp_path.glob("*-skipped-*"):
+        tensors, _ = read_tensors(path, "")
+        assert tensors["ends"][~tensors["target"].isfinite()].tolist() == [120]
+
+
 def test_after_so_many_skipped_steps_the_fit_stops_and_names_the_file(
     make_panel, small, hardware, tmp_path, monkeypatch
 ):
