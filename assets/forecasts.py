@@ -1,6 +1,7 @@
 """Density forecasts of a fold's year, out of sample, beside the volatility models', and what they are worth."""
 
 import dagster as dg
+import pandas as pd
 
 from assets.experiment import Experiment
 from assets.features import panel
@@ -59,26 +60,33 @@ def forecasts(
     fold = Fold(int(context.partition_key), learned)
     known = open_panels(artifacts, learned, fold.end)
     trained = load_forecaster(artifacts, learned, fold)
-    ends = fold.window_ends(known, fold.start, fold.end, learned.horizon)
+    ends = fold.window_ends(known, fold.start, fold.end, learned.longest_horizon)
     if not len(ends):
         raise dg.Failure(
             f"fold {fold.year} has no bar whose return is known: ingest its year first", allow_retries=False
         )
     # The forecaster has seen nothing of the policy years: their outcomes are what its intervals are adjusted by,
     # those that are known when the first bar is forecast.
-    earlier = fold.window_ends(known, fold.fit_end, fold.start, learned.horizon)
-    earlier = earlier[label_instants(known, earlier, learned.horizon) <= known.available_at[ends].min()]
+    nearest = learned.horizons[0]
+    earlier = fold.window_ends(known, fold.fit_end, fold.start, nearest)
+    earlier = earlier[label_instants(known, earlier, nearest) <= known.available_at[ends].min()]
     hardware = compute.inference()
     with permanent(ValueError):
+        said = forecast(known, trained, ends, hardware)
         densities = {
-            FORECASTER: forecast(known, trained, ends, hardware).density,
+            FORECASTER: said.density,
             # The volatility models have a closed-form density for the next bar only.
-            **(volatility_forecasts(known, ends, fold.start) if learned.horizon == 1 else {}),
+            **(volatility_forecasts(known, ends, fold.start) if nearest == 1 else {}),
         }
-    outcome = labels(known, ends, learned.horizon)
-    rows = forecast_rows(context.partition_key, known, ends, outcome, densities)
-    commit = warehouse.replace(FORECASTS, {context.partition_key: rows})
-    scores = score_table(rows)
+    outcome = labels(known, ends, nearest)
+    rows = forecast_rows(context.partition_key, known, ends, outcome, densities, nearest)
+    further = [
+        forecast_rows(context.partition_key, known, ends, labels(known, ends, horizon), {FORECASTER: density}, horizon)
+        for horizon, density in zip(learned.horizons[1:], said.densities[1:], strict=True)
+    ]
+    every = pd.concat([rows, *further], ignore_index=True)
+    commit = warehouse.replace(FORECASTS, {context.partition_key: every})
+    scores = score_table(every)
     with tracking.run(
         f"forecasts {context.partition_key}",
         experiment="forecaster",
@@ -88,7 +96,7 @@ def forecasts(
         run.log_metrics(
             {
                 f"test/{name}/{row.symbol}/{row.model}": float(getattr(row, name))
-                for row in scores.itertuples()
+                for row in scores[scores["horizon"] == nearest].itertuples()
                 for name in ("nll", "crps", "coverage_95")
             },
             step=0,
@@ -96,13 +104,13 @@ def forecasts(
     own = {str(model): part["pit"].to_numpy(float) for model, part in rows.groupby("model")}
     ordered = {name: own[name] for name in (FORECASTER, *sorted(own.keys() - {FORECASTER}))}
     title = f"{' and '.join(known.symbols)}, {context.partition_key}"
-    said = {str(symbol): part for symbol, part in rows[rows["model"] == FORECASTER].groupby("symbol")}
-    learned_earlier = pit(labels(known, earlier, learned.horizon), forecast(known, trained, earlier, hardware).density)
+    by_symbol = {str(symbol): part for symbol, part in rows[rows["model"] == FORECASTER].groupby("symbol")}
+    learned_earlier = pit(labels(known, earlier, nearest), forecast(known, trained, earlier, hardware).density)
     names = np.array(known.symbols)[known.symbol[earlier]]
     intervals = interval_table(
-        {symbol: part["pit"].to_numpy(float) for symbol, part in said.items()},
-        {symbol: learned_earlier[names == symbol] for symbol in said},
-        learned.horizon,
+        {symbol: part["pit"].to_numpy(float) for symbol, part in by_symbol.items()},
+        {symbol: learned_earlier[names == symbol] for symbol in by_symbol},
+        nearest,
     )
     shown = {name: densities[name] for name in (FORECASTER, "constant_gaussian") if name in densities}
     gains = {
@@ -142,9 +150,9 @@ def forecasts(
                     ),
                     f"fan chart of {symbol}",
                 )
-                for symbol, part in said.items()
+                for symbol, part in by_symbol.items()
             },
-            "dagster/partition_row_count": len(rows),
+            "dagster/partition_row_count": len(every),
             "snapshot": commit.snapshot,
         },
         data_version=dg.DataVersion(commit.data_versions[FORECASTS.name][context.partition_key]),
@@ -162,7 +170,9 @@ def forecasts_schema(warehouse: Warehouse) -> dg.AssetCheckResult:
 def forecasts_beat_riskmetrics(warehouse: Warehouse) -> dg.AssetCheckResult:
     """The quality floor: in every fold, on every symbol, a lower mean NLL than RiskMetrics."""
     rows = stored(warehouse, FORECASTS)
-    means = rows.groupby(["fold", "symbol", "model"])["nll"].mean().unstack().dropna(subset=[BASELINE])
+    rows = rows[rows["horizon"] == 1]
+    means = rows.groupby(["fold", "symbol", "model"])["nll"].mean().unstack()
+    means = means.reindex(columns=means.columns.union([BASELINE, FORECASTER])).dropna(subset=[BASELINE])
     worse = means[means[FORECASTER] >= means[BASELINE]]
     return dg.AssetCheckResult(
         passed=worse.empty,

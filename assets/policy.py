@@ -61,7 +61,7 @@ def embeddings(
     ends = fold.window_ends(known, fold.policy_start, fold.end)
     said = forecast(known, trained, ends, compute.inference())
     with permanent(ValueError):
-        paths = market_paths(known, ends, said.embeddings, said.density.location, said.density.scale)
+        paths = market_paths(known, ends, said.embeddings, said.density.mean, said.density.scale)
     file = paths_file(artifacts, learned, context.partition_key, trained.base_hash, known.sha256())
     provenance = {
         "snapshot": str(snapshot_of(warehouse, known, fold.end)),

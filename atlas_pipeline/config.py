@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -20,7 +21,18 @@ CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
 ScalerKind = Literal["robust", "min_max", "instance"]
 BackboneKind = Literal["patchtst", "mamba", "residual_mlp", "recursive"]
-HeadKind = Literal["student_t", "gaussian"]
+HeadKind = Literal[
+    "student_t",
+    "skewed_t",
+    "gaussian",
+    "quantiles",
+    "direction",
+    "threshold_1pct",
+    "threshold_2pct",
+    "threshold_3pct",
+    "threshold_5pct",
+    "regression",
+]
 PatchPadding = Literal["none", "end"]
 Channels = Literal["mixing", "independent"]
 Positions = Literal["learned", "rotary"]
@@ -28,6 +40,8 @@ Norm = Literal["layer", "rms", "batch"]
 NormPlacement = Literal["pre", "post"]
 ScheduleKind = Literal["cosine", "one_cycle", "constant"]
 SamplingKind = Literal["shuffled", "stratified"]
+Selection = Literal["best", "last"]
+IterationWeights = Literal["linear", "uniform"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,20 +49,30 @@ class DataSettings:
     """What is read, windows, labels and the fold's split.
 
     ``features`` names the set whose columns the model reads, or several joined by "+" (``features.model_inputs``);
-    ``scaler`` says how they are scaled (``windows.scaler``). ``horizon`` is in bars. ``volatility_decay`` is the
-    RiskMetrics lambda of the trailing volatility that locations and scales are multiples of (RiskMetrics Technical
-    Document, 4th ed., 1996, sec. 5.3).
-    ``policy_years`` lie between the last label the forecaster is fitted on and the fold's year.
-    ``validation_fraction`` is the newest share of the fitting rows, split off with an embargo of ``horizon`` bars.
+    ``scaler`` says how they are scaled (``windows.scaler``). ``horizon`` is in bars, one or several, increasing; the
+    policy trades on the first. ``volatility_decay`` is the RiskMetrics lambda of the trailing volatility that locations
+    and scales are multiples of (RiskMetrics Technical Document, 4th ed., 1996, sec. 5.3). ``policy_years`` lie between
+    the last label the forecaster is fitted on and the fold's year. ``validation_fraction`` is the newest share of the
+    fitting rows, split off with an embargo of the longest horizon.
     """
 
     features: str = "relative"
     scaler: ScalerKind = "robust"
     seq_length: int = 512
-    horizon: int = 1
+    horizon: int | tuple[int, ...] = 1
     volatility_decay: float = 0.94
     policy_years: int = 4
     validation_fraction: float = 0.15
+
+    @property
+    def horizons(self) -> tuple[int, ...]:
+        """All horizons, in bars."""
+        return (self.horizon,) if isinstance(self.horizon, int) else self.horizon
+
+    @property
+    def longest_horizon(self) -> int:
+        """Bars that a label may reach ahead."""
+        return max(self.horizons)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,9 +116,13 @@ class TrainingSettings:
     with ``scale_learning_rate`` its peak grows with the square root of the effective batch. ``sampling`` says how an
     epoch's windows fall into batches (``windows.sampling``). ``mixup_alpha`` and ``cutmix_alpha`` are the parameters of
     the Beta distribution windows are mixed by, 0 for not at all (``windows.augmentation``). ``eval_interval`` counts
-    optimizer steps between evaluations, of which the best keeps its weights and ``early_stopping_patience`` bears so
-    many without a gain; None evaluates after each epoch. A fit skips ``max_skipped_steps`` steps whose loss or gradient
-    is not finite, and stops at the next.
+    optimizer steps between evaluations, and ``early_stopping_patience`` bears so many without a gain; None evaluates
+    after each epoch. ``selection`` says whether the best evaluation's weights are kept or the last's: where the rate is
+    annealed to the end and validation windows are few, the last is the better choice. A fit skips
+    ``max_skipped_steps`` steps whose loss or gradient is not finite, and stops at the next.
+
+    ``label_smoothing`` is of the heads that say a probability, ``huber_delta`` of ``regression``; ``iteration_weights``
+    and ``supervision_ramp`` of the recursive backbone (``models.recursive``).
     """
 
     batch_size: int = 64
@@ -109,6 +137,7 @@ class TrainingSettings:
     weight_decay: float = 0.01
     max_epochs: int = 50
     eval_interval: int | None = None
+    selection: Selection = "best"
     max_skipped_steps: int = 5
     warmup_fraction: float = 0.1
     gradient_clip: float = 0.5
@@ -116,6 +145,10 @@ class TrainingSettings:
     early_stopping_patience: int = 10
     early_stopping_min_delta: float = 0.001
     log_sigma_penalty: float = 0.0
+    label_smoothing: float = 0.0
+    huber_delta: float = 1.0
+    iteration_weights: IterationWeights = "linear"
+    supervision_ramp: float = 0.5
     seed: int = 0
 
     @property
@@ -205,10 +238,12 @@ CHOICES: dict[str, Any] = {
     "norm_placement": NormPlacement,
     "schedule": ScheduleKind,
     "sampling": SamplingKind,
+    "selection": Selection,
+    "iteration_weights": IterationWeights,
 }
 """What the settings that name a kind can be."""
 
-READ_BY: dict[str, tuple[BackboneKind, ...]] = {
+READ_BY: dict[str, tuple[str, ...]] = {
     "patch_padding": ("patchtst", "mamba", "recursive"),
     "channels": ("patchtst",),
     "positions": ("patchtst", "recursive"),
@@ -216,8 +251,27 @@ READ_BY: dict[str, tuple[BackboneKind, ...]] = {
     "state_size": ("mamba",),
     "latent_steps": ("recursive",),
     "supervision_steps": ("recursive",),
+    "iteration_weights": ("recursive",),
+    "supervision_ramp": ("recursive",),
 }
 """Backbones that read a setting; others refuse it, because a change without effect would pass for a result."""
+
+DENSITY_HEADS: tuple[HeadKind, ...] = ("student_t", "skewed_t", "gaussian")
+"""Heads that say a density of the return, which GARCH models are compared with and policies read."""
+
+_PROBABILITY_HEADS: tuple[HeadKind, ...] = (
+    "direction",
+    "threshold_1pct",
+    "threshold_2pct",
+    "threshold_3pct",
+    "threshold_5pct",
+)
+READ_BY_HEAD: dict[str, tuple[str, ...]] = {
+    "log_sigma_penalty": DENSITY_HEADS,
+    "label_smoothing": _PROBABILITY_HEADS,
+    "huber_delta": ("regression",),
+}
+"""Heads that read a setting; others refuse it."""
 
 
 Section = type[DataSettings | ModelSettings | TrainingSettings | TradingSettings | PPOSettings | AdaptationSettings]
@@ -249,7 +303,16 @@ class Config(
         for name, kinds in CHOICES.items():
             choices = get_args(kinds)
             require(getattr(self, name) in choices, name, f"use one of {', '.join(choices)}")
-        require(self.horizon >= 1, "horizon", "a label needs at least one future bar; use 1 or more")
+        if isinstance(self.horizon, list):
+            object.__setattr__(self, "horizon", tuple(self.horizon))
+        require(
+            all(isinstance(each, int) and each >= 1 for each in self.horizons) and len(self.horizons) > 0,
+            "horizon",
+            "a label needs at least one future bar; use 1 or more, or several such numbers",
+        )
+        require(
+            all(near < far for near, far in pairwise(self.horizons)), "horizon", "name each horizon once, increasing"
+        )
         require(0 < self.stride <= self.patch_length, "stride", "use 1 to patch_length")
         remainder = (self.seq_length - self.patch_length) % self.stride
         require(
@@ -275,13 +338,15 @@ class Config(
             "norm",
             "one network serves all steps of backbone='recursive', and batch statistics are of one: use layer or rms",
         )
-        for name, readers in READ_BY.items():
-            default = getattr(ModelSettings, name)
-            require(
-                self.backbone in readers or getattr(self, name) == default,
-                name,
-                f"backbone={self.backbone!r} does not read it: leave it at {default!r}, or use {' or '.join(readers)}",
-            )
+        for kind, table in (("backbone", READ_BY), ("head", READ_BY_HEAD)):
+            chosen = getattr(self, kind)
+            for name, readers in table.items():
+                default = getattr(Config, name)
+                require(
+                    chosen in readers or getattr(self, name) == default,
+                    name,
+                    f"{kind}={chosen!r} does not read it: leave it at {default!r}, or use {' or '.join(readers)}",
+                )
         for name in (
             "batch_size",
             "accumulation_steps",
@@ -314,6 +379,9 @@ class Config(
         require(self.eval_interval is None or self.eval_interval >= 1, "eval_interval", "use 1 or more steps, or None")
         for name in ("mixup_alpha", "cutmix_alpha", "max_skipped_steps"):
             require(getattr(self, name) >= 0, name, "use 0 or more")
+        require(0 <= self.label_smoothing < 1, "label_smoothing", "use a number from 0 up to, not including, 1")
+        require(0 <= self.supervision_ramp <= 1, "supervision_ramp", "use a share of the training, 0 to 1")
+        require(self.huber_delta > 0, "huber_delta", "use a number above 0")
         require(self.min_position <= 0 < self.max_position, "min_position", "bounds must enclose the flat position 0")
 
     def digest(self, *sections: Section) -> str:

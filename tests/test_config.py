@@ -70,7 +70,7 @@ def test_execution_is_not_part_of_what_is_learned() -> None:
         ({"commission": -0.1}, "commission=-0.1"),
         ({"max_position": 0}, "min_position"),
         ({"backbone": "lstm"}, "backbone='lstm': use one of patchtst, mamba, residual_mlp, recursive"),
-        ({"head": "cauchy"}, "head='cauchy': use one of student_t, gaussian"),
+        ({"head": "cauchy"}, "head='cauchy': use one of student_t, skewed_t, gaussian, quantiles"),
         ({"norm": "group"}, "norm='group': use one of layer, rms, batch"),
         ({"norm_placement": "middle"}, "norm_placement='middle': use one of pre, post"),
         ({"positions": "sine"}, "positions='sine': use one of learned, rotary"),

@@ -220,7 +220,7 @@ class LivePolicy:
         fixed = dataclasses.replace(hardware, batch_size=BATCH)
         if frozen is None:
             said = forecast(panel, self.forecaster, filled, fixed)
-            embeddings, location, scale = said.embeddings, said.density.location, said.density.scale
+            embeddings, location, scale = said.embeddings, said.density.mean, said.density.scale
         else:
             location, scale = frozen
         if frozen is not None or self.adapter.tensors:

@@ -6,12 +6,12 @@ import torch
 from torch import Tensor, nn
 
 from atlas_pipeline.config import Config
-from atlas_pipeline.models.heads import Density, make_head
+from atlas_pipeline.models.heads import make_head
 from atlas_pipeline.models.registry import make_backbone
 
 
 class Forecaster(nn.Module):
-    """A probabilistic forecaster: a window in, an embedding and a density out.
+    """A probabilistic forecaster: a window in, an embedding and what the head says out.
 
     Parameters
     ----------
@@ -28,8 +28,16 @@ class Forecaster(nn.Module):
         """Embed scaled windows as [batch, d_model], float32; they are [batch, seq_length, features]."""
         return self.backbone.pool(self.backbone(x)).float()
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Density]:
-        """Return embedding and density; the head computes in float32 whatever the backbone's precision."""
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return embedding and the head's outputs; the head computes in float32 whatever the backbone's precision."""
         embedding = self.embed(x)
+        return embedding, self._said(embedding)
+
+    def supervised(self, x: Tensor, steps: int) -> list[Tensor]:
+        """Return the head's outputs after each of so many supervision steps, the final ones last."""
+        return [self._said(self.backbone.pool(tokens).float()) for tokens in self.backbone.iterations(x, steps)]
+
+    def _said(self, embedding: Tensor) -> Tensor:
         with torch.autocast(embedding.device.type, enabled=False):
-            return embedding, self.head(embedding)
+            outputs: Tensor = self.head(embedding)
+            return outputs

@@ -16,6 +16,7 @@ from atlas_pipeline.config import Config, DataSettings, Hardware, ModelSettings,
 from atlas_pipeline.features.model_inputs import set_columns
 from atlas_pipeline.models.forecaster import Forecaster
 from atlas_pipeline.training.bundle import TrainedForecaster
+from atlas_pipeline.training.climatology import climatology
 from atlas_pipeline.training.feed import data_home
 from atlas_pipeline.training.hardware import settings
 from atlas_pipeline.training.loop import Loop
@@ -61,8 +62,9 @@ def fit_forecaster(
         The state stands here in a file named by fold, configuration and data, never by run.
     progress, metrics
         Called after each optimizer step; and after each evaluation, once an epoch without ``config.eval_interval``,
-        with its number and ``train/nll_loss``, ``train/variance`` (percent squared), ``val/nll_loss`` (nats, of the
-        return in percent), ``val/coverage_95`` (share), ``learning_rate``, ``windows_per_second``, and so far
+        with its number and ``train/nll_loss``, ``val/nll_loss`` (nats, of the return in percent), or the loss of a head
+        that says no density by its name; of densities ``train/variance`` (percent squared) and ``val/coverage_95``
+        (share); ``learning_rate``, ``windows_per_second``, and so far
         ``step``, ``skipped_steps``, ``out_of_memory_halvings``.
     features
         Columns of the panel that the forecaster reads: for inputs of one's own. None reads the set
@@ -121,8 +123,8 @@ def fit_forecaster(
             return inputs(ends).to(compute.device, non_blocking=True)
 
         def windows(ends: NDArray[np.int64], inputs: Callable[[Tensor], Tensor]) -> LabelledWindows:
-            unit = density_unit(panel, ends, config.horizon)
-            target = labels(panel, ends, config.horizon) / unit
+            unit = np.stack([density_unit(panel, ends, each) for each in config.horizons], axis=1)
+            target = np.stack([labels(panel, ends, each) for each in config.horizons], axis=1) / unit
             return LabelledWindows(
                 inputs=inputs,
                 ends=torch.from_numpy(ends).to(home),
@@ -155,7 +157,9 @@ def fit_forecaster(
         summary = {
             "epochs": position.history,
             "best_epoch": position.best_epoch + 1,
-            "val/nll_loss": position.best_loss,
+            "loss": model.head.loss_name,
+            f"val/{model.head.loss_name}": position.best_loss,
+            "climatology": climatology(model.head, loop.train),
             "training_windows": len(split.train),
             "validation_windows": len(split.validation),
             "validation_outside_training_range": scaler.outside_share(panel.values[split.validation]),

@@ -31,6 +31,7 @@ FORECASTS = Table(
         Column("fold", "string", "year the forecaster is judged on"),
         Column("symbol", "string", "instrument"),
         Column("available_at", "timestamp", "bar that the forecast is made at", unit="UTC"),
+        Column("horizon", "int64", "bars from there to the end of the return", unit="bars", minimum=1),
         Column("model", "string", "forecaster, or the name of a volatility model"),
         Column("location", "float64", "mode of the density of the return over the horizon", unit="percent"),
         Column("scale", "float64", "scale of that density", unit="percent", minimum=0.0),
@@ -41,7 +42,7 @@ FORECASTS = Table(
         Column("crps", "float64", "continuous ranked probability score", unit="percent", minimum=0.0),
         Column("pit", "float64", "probability integral transform of the outcome", minimum=0.0),
     ),
-    key=("fold", "symbol", "available_at", "model"),
+    key=("fold", "symbol", "available_at", "horizon", "model"),
     partition_by="fold",
     time="available_at",
 )
@@ -53,6 +54,7 @@ def forecast_rows(
     ends: NDArray[np.int64],
     outcome: Array,
     densities: Mapping[str, DensityForecast],
+    horizon: int = 1,
 ) -> pd.DataFrame:
     """Rows of ``FORECASTS``.
 
@@ -68,6 +70,8 @@ def forecast_rows(
         The returns that followed, percent, float64 [n].
     densities
         Model to its n forecasts.
+    horizon
+        Bars that the returns span.
     """
     import pandas as pd
 
@@ -77,6 +81,7 @@ def forecast_rows(
                 "fold": fold,
                 "symbol": np.array(panel.symbols)[panel.symbol[ends]],
                 "available_at": pd.to_datetime(panel.available_at[ends], unit="us", utc=True).as_unit("us"),
+                "horizon": horizon,
                 "model": model,
                 "location": density.location,
                 "scale": density.scale,
@@ -109,21 +114,22 @@ def score_table(forecasts: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        ``symbol``, ``model``, ``nll`` (nats), ``crps``, ``mae`` of the median (percent), ``coverage_50``, ``_80``,
-        ``_95`` (shares), ``calibrated``: at which of these levels the coverage lies in the binomial 99% band,
-        ``width_50``, ``_80``, ``_95`` (percent), ``calibration_error`` (probability), ``bars``; the best NLL of each
-        symbol first.
+        ``symbol``, ``horizon`` (bars), ``model``, ``nll`` (nats), ``crps``, ``mae`` of the median (percent),
+        ``coverage_50``, ``_80``, ``_95`` (shares), ``calibrated``: at which of these levels the coverage lies in the
+        binomial 99% band, ``width_50``, ``_80``, ``_95`` (percent), ``calibration_error`` (probability), ``bars``; the
+        best NLL of each symbol and horizon first.
     """
     import pandas as pd
 
     rows = []
-    for (symbol, model), own in forecasts.groupby(["symbol", "model"]):
+    for (symbol, horizon, model), own in forecasts.groupby(["symbol", "horizon", "model"]):
         found = scores(own["outcome"].to_numpy(float), stored_densities(own))
         transform = own["pit"].to_numpy(float)
         calibrated = [f"{level * 100:.0f}" for level in LEVELS if within_band(transform, level)]
         rows.append(
             {
                 "symbol": symbol,
+                "horizon": horizon,
                 "model": model,
                 **{name: found[name] for name in ("nll", "crps", "mae")},
                 **{name: value for name, value in found.items() if name.startswith("coverage_")},
@@ -133,4 +139,4 @@ def score_table(forecasts: pd.DataFrame) -> pd.DataFrame:
                 "bars": len(own),
             }
         )
-    return pd.DataFrame(rows).sort_values(["symbol", "nll"], ignore_index=True)
+    return pd.DataFrame(rows).sort_values(["symbol", "horizon", "nll"], ignore_index=True)

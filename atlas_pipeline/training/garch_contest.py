@@ -29,7 +29,8 @@ def loss_differences(forecasts: pd.DataFrame) -> pd.DataFrame:
         ``fold``, ``symbol``, ``available_at``, ``opponent``, ``forecaster``, ``best_garch`` and ``difference`` (nats),
         in order of symbol and time; without rows where no GARCH model stands beside the forecaster.
     """
-    judged = forecasts[forecasts["model"].isin([FORECASTER, *GARCH_FAMILY])]
+    # The family forecasts the next bar only.
+    judged = forecasts[forecasts["model"].isin([FORECASTER, *GARCH_FAMILY]) & (forecasts["horizon"] == 1)]
     frames = []
     for symbol, own in judged.groupby("symbol"):
         losses = own.pivot(index=["fold", "available_at"], columns="model", values="nll")

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from atlas_pipeline.config import Config
+from atlas_pipeline.models.densities import DensityHead
 from atlas_pipeline.models.forecaster import Forecaster
 from atlas_pipeline.training.checkpoint import write_tensors
 from atlas_pipeline.training.errors import NonFiniteLossError
@@ -43,9 +44,9 @@ LOSS_SCALE_FLOOR = 1.0
 
 @dataclass(frozen=True)
 class _Sums:
-    """Of one step's windows: NLL (nats), variance (percent squared), norm of the mean gradient before clipping."""
+    """Of one step's windows: loss, variance (percent squared), norm of the mean gradient before clipping."""
 
-    nll: float
+    loss: float
     variance: float
     gradient: float
 
@@ -150,7 +151,7 @@ class Loop:
                         traced()
                         now = time.monotonic()
                         pace = (now - started) / (position.step - begun_at)
-                        loss = sums.nll / size
+                        loss = sums.loss / size
                         progress(self._progress(loss, pace * (self.total_steps - position.step)))
                         if self._due(self.log_interval):
                             speed = size / pace
@@ -174,7 +175,11 @@ class Loop:
 
     def losses(self, rows: Tensor) -> Losses:
         """Sum the losses of the training windows of these numbers, unmixed, with the gradient's graph."""
-        return losses(self.config, self.forward, self.train.batch(rows), self.compute.autocast)
+        return self._losses(self.train.batch(rows))
+
+    def _losses(self, batch: Batch) -> Losses:
+        progress = self.position.step / self.total_steps
+        return losses(self.config, self.model, self.forward, batch, self.compute.autocast, progress)
 
     def _due(self, interval: int | None) -> bool:
         return self.position.step_in_epoch == 0 if interval is None else self.position.step % interval == 0
@@ -188,7 +193,7 @@ class Loop:
         random, statistics = self._volatile()
         try:
             batch = feed.batch(Draw(rows))
-            losses(self.config, self.forward, batch, self.compute.autocast).objective.backward()
+            self._losses(batch).objective.backward()
         finally:
             self._undo(random, statistics)
 
@@ -232,12 +237,12 @@ class Loop:
                 stream = batches()
                 continue
             # With a loss scale an infinite gradient is how the scale is found; the scaler skips that step.
-            finite = math.isfinite(sums.nll) and (math.isfinite(sums.gradient) or self._scale_is_sought())
+            finite = math.isfinite(sums.loss) and (math.isfinite(sums.gradient) or self._scale_is_sought())
             if finite:
                 self.gradient_scaler.step(self.optimizer)
                 self.gradient_scaler.update()
                 self.average.update()
-                position.loss_sum += sums.nll
+                position.loss_sum += sums.loss
                 position.variance_sum += sums.variance
                 position.windows += size
                 position.windows_learned += size
@@ -259,10 +264,10 @@ class Loop:
         sums = torch.zeros(2, device=self.compute.device)
         try:
             for _ in range(math.ceil(size / self.batch)):
-                objective, likelihood, variance = losses(self.config, self.forward, next(stream), self.compute.autocast)
+                objective, reported, variance = self._losses(next(stream))
                 # Divided by the effective batch, so that the sum of the gradients is that of its mean loss.
                 self.gradient_scaler.scale(objective / size).backward()
-                sums += torch.stack([likelihood.detach(), variance.detach()])
+                sums += torch.stack([reported, variance])
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
@@ -294,7 +299,7 @@ class Loop:
         about = {
             "epoch": position.epoch,
             "step": position.step,
-            "loss": sums.nll / len(draw),
+            "loss": sums.loss / len(draw),
             "gradient_norm": sums.gradient,
             "learning_rate": rate,
         }
@@ -324,7 +329,7 @@ class Loop:
 
     def _step_metrics(self, sums: _Sums, size: int, rate: float, speed: float) -> dict[str, float]:
         return {
-            "step/nll_loss": sums.nll / size,
+            f"step/{self.model.head.loss_name}": sums.loss / size,
             "step/gradient_norm": sums.gradient,
             "step/learning_rate": rate,
             "step/windows_per_second": speed,
@@ -337,7 +342,7 @@ class Loop:
         size = EVALUATION_FACTOR * self.batch
         while True:
             try:
-                return evaluate(self.forward, self.validation, size, self.compute.autocast)
+                return evaluate(self.model, self.forward, self.validation, size, self.compute.autocast)
             except RuntimeError as error:
                 if not is_out_of_memory(error):
                     raise
@@ -351,7 +356,8 @@ class Loop:
             self.model.eval()
             judged = self._judge()
         self.model.train()
-        loss = judged["nll_loss"]
+        loss_name = self.model.head.loss_name
+        loss = judged[loss_name]
         if not math.isfinite(loss):
             raise NonFiniteLossError(
                 f"step {position.step}: validation loss {loss} with finite training loss. The last "
@@ -359,9 +365,10 @@ class Loop:
             )
         # Every step since the last evaluation may have been skipped.
         windows = position.windows or math.nan
+        has_variance = isinstance(self.model.head, DensityHead)
         result = {
-            "train/nll_loss": position.loss_sum / windows,
-            "train/variance": position.variance_sum / windows,
+            f"train/{loss_name}": position.loss_sum / windows,
+            **({"train/variance": position.variance_sum / windows} if has_variance else {}),
             **{f"val/{name}": value for name, value in judged.items()},
             "learning_rate": rate,
             "windows_per_second": windows_per_second,
@@ -370,7 +377,7 @@ class Loop:
             "out_of_memory_halvings": position.out_of_memory_halvings,
         }
         position.history.append(result)
-        if loss < position.best_loss:
+        if loss < position.best_loss or self.config.selection == "last":
             position.best_loss, position.best_epoch = loss, len(position.history) - 1
             self.best = self.average.copy()
         # Patience asks for a gain worth having; the weights kept are the best all the same.

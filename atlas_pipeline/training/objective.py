@@ -13,10 +13,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from atlas_pipeline.config import Config
-from atlas_pipeline.models.heads import density_nll
+from atlas_pipeline.models.densities import DensityHead
+from atlas_pipeline.models.forecaster import Forecaster
+from atlas_pipeline.models.recursive import iteration_weights, supervision_curriculum
 from atlas_pipeline.training.density import DensityForecast, coverage, nll, pit
 
 Autocast = Callable[[], contextlib.AbstractContextManager[Any]]
@@ -24,7 +27,7 @@ Autocast = Callable[[], contextlib.AbstractContextManager[Any]]
 
 
 class Mixed(NamedTuple):
-    """The other labels of windows that are mixtures of two, and the ``share`` of their own: float32 [n] each."""
+    """The other labels of windows that are mixtures of two, as of ``Batch``, and the ``share`` of their own [n]."""
 
     target: Tensor
     unit: Tensor
@@ -32,7 +35,7 @@ class Mixed(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Windows and labels: ``inputs`` float32 [n, seq_length, features], ``target`` and ``unit`` float32 [n].
+    """Windows and labels: ``inputs`` float32 [n, seq_length, features], ``target`` and ``unit`` float32 [n, horizons].
 
     Of windows that are mixtures of two, ``mixed`` has the other's labels.
     """
@@ -54,9 +57,9 @@ class LabelledWindows:
     ends
         Rows that end a window, int64 [n].
     target
-        Labels in units of the trailing volatility, float32 [n].
+        Labels in units of the trailing volatility, float32 [n, horizons].
     unit
-        That unit, percent, float32 [n].
+        That unit, percent, float32 [n, horizons].
     """
 
     inputs: Callable[[Tensor], Tensor]
@@ -73,51 +76,117 @@ class LabelledWindows:
 
 
 class Losses(NamedTuple):
-    """Sums over a batch: what is minimised, the NLL (nats) and the variance (percent squared)."""
+    """Sums over a batch of means over horizons: what is minimised, what is reported, variance (percent squared).
+
+    The variance is NaN where the head says no density.
+    """
 
     objective: Tensor
-    nll: Tensor
+    reported: Tensor
     variance: Tensor
 
 
-def losses(config: Config, forward: Callable[[Tensor], Any], batch: Batch, autocast: Autocast) -> Losses:
+def losses(
+    config: Config,
+    model: Forecaster,
+    forward: Callable[[Tensor], Any],
+    batch: Batch,
+    autocast: Autocast,
+    progress: float = 0.0,
+) -> Losses:
     """Run the network over a batch and sum its losses; the gradient is that of ``objective``.
 
     On a mixture it is the mixture of the losses on either label (Zhang et al., mixup, ICLR 2018, sec. 2), not the loss
-    on a mixture of labels: densities are not linear in them.
+    on a mixture of labels: densities are not linear in them. The recursive backbone has a loss on each supervision
+    step (``models.recursive``); what is reported is the last one's.
+
+    Parameters
+    ----------
+    config
+        Training settings.
+    model
+        The network.
+    forward
+        The network's forward pass, which may be compiled.
+    batch
+        Windows and labels.
+    autocast
+        Number format.
+    progress
+        Share of the training that is done, 0 to 1.
     """
+    head = model.head
     with autocast():
-        _, density = forward(batch.inputs)
-    relative, log_unit, square_unit = density_nll(density, batch.target), batch.unit.log(), batch.unit**2
-    if batch.mixed is not None:
-        other, share = batch.mixed, batch.mixed.share
-        relative = share * relative + (1 - share) * density_nll(density, other.target)
-        log_unit = share * log_unit + (1 - share) * other.unit.log()
-        square_unit = share * square_unit + (1 - share) * other.unit**2
-    objective = relative.sum()
-    if config.log_sigma_penalty:
-        objective = objective + config.log_sigma_penalty * density.scale.log().sum()
+        if config.backbone == "recursive":
+            steps = supervision_curriculum(progress, config.supervision_steps, config.supervision_ramp)
+            said = model.supervised(batch.inputs, steps)
+            weights = iteration_weights(steps, config.iteration_weights)
+        else:
+            said, weights = [forward(batch.inputs)[1]], (1.0,)
+
+    def summed(loss: Callable[[Tensor, Tensor, Tensor], Tensor], outputs: Tensor) -> Tensor:
+        found = loss(outputs, batch.target, batch.unit)
+        if batch.mixed is not None:
+            share = batch.mixed.share[:, None]
+            found = share * found + (1 - share) * loss(outputs, batch.mixed.target, batch.mixed.unit)
+        return found.mean(dim=1).sum()
+
+    def variance(outputs: Tensor, _: Tensor, unit: Tensor) -> Tensor:
+        assert isinstance(head, DensityHead)
+        return head.density(outputs).variance() * unit**2
+
+    parts = [weight * summed(head.loss, outputs) for weight, outputs in zip(weights, said, strict=True)]
+    objective = torch.stack(parts).sum() if len(parts) > 1 else parts[0]
     with torch.no_grad():
-        reported = (relative + log_unit).sum()
-        return Losses(objective, reported, (density.variance() * square_unit).sum())
+        reported = summed(head.reported, said[-1])
+        nothing = torch.full_like(reported, math.nan)
+        return Losses(objective, reported, summed(variance, said[-1]) if isinstance(head, DensityHead) else nothing)
 
 
 @torch.inference_mode()
 def evaluate(
-    forward: Callable[[Tensor], Any], windows: LabelledWindows, size: int, autocast: Autocast
+    model: Forecaster, forward: Callable[[Tensor], Any], windows: LabelledWindows, size: int, autocast: Autocast
 ) -> dict[str, float]:
-    """Return ``nll_loss`` (nats) and ``coverage_95`` (share), ``size`` windows at once."""
-    parts = []
+    """Return the head's loss by its name, mean over windows and horizons, first; and for densities ``coverage_95``.
+
+    A density's NLL (nats) is of float64 parameters. ``size`` windows are computed at once.
+    """
+    head = model.head
+    values, losses = [], []
     for rows in torch.arange(len(windows), device=windows.ends.device).split(size):
+        batch = windows.batch(rows)
         with autocast():
-            _, density = forward(windows.inputs(windows.ends[rows]))
-        df = torch.full_like(density.scale, math.inf) if density.df is None else density.df
-        parts.append(torch.stack([density.location, density.scale, df]).cpu())
-    location, scale, df = torch.cat(parts, dim=1).double().numpy()
-    unit = windows.unit.cpu().double().numpy()
-    target = windows.target.cpu().double().numpy() * unit
-    forecast = DensityForecast(location * unit, scale * unit, df)
+            _, outputs = forward(batch.inputs)
+        target, unit = batch.target.to(outputs.device), batch.unit.to(outputs.device)
+        losses.append(head.reported(outputs, target, unit).double().cpu())
+        values.append(head.values(outputs).cpu())
+    if not isinstance(head, DensityHead):
+        return {head.loss_name: float(torch.cat(losses).mean())}
+    units = windows.unit.cpu().double().numpy()
+    outcome = windows.target.cpu().double().numpy() * units
+    densities = densities_of(torch.cat(values).double().numpy(), units)
     return {
-        "nll_loss": float(np.mean(nll(target, forecast))),
-        "coverage_95": coverage(pit(target, forecast), 0.95),
+        head.loss_name: float(np.mean([nll(outcome[:, i], each).mean() for i, each in enumerate(densities)])),
+        "coverage_95": float(np.mean([coverage(pit(outcome[:, i], d), 0.95) for i, d in enumerate(densities)])),
     }
+
+
+def densities_of(values: NDArray[np.float64], unit: NDArray[np.float64]) -> tuple[DensityForecast, ...]:
+    """Make a density forecast a horizon.
+
+    Parameters
+    ----------
+    values
+        What a density's head says in multiples of the unit, float64 [n, horizons, 4].
+    unit
+        Percent, float64 [n, horizons].
+    """
+    return tuple(
+        DensityForecast(
+            location=values[:, i, 0] * unit[:, i],
+            scale=values[:, i, 1] * unit[:, i],
+            df=values[:, i, 2],
+            skew=values[:, i, 3],
+        )
+        for i in range(values.shape[1])
+    )

@@ -84,15 +84,16 @@ class Fold:
             Where fewer windows are left than the fit needs, with the numbers and the remedy.
         """
         config = self.config
-        ends = window_ends(panel, config.seq_length, config.horizon)
-        ends = ends[label_instants(panel, ends, config.horizon) < microseconds(self.fit_end)]
+        horizon = config.longest_horizon
+        ends = window_ends(panel, config.seq_length, horizon)
+        ends = ends[label_instants(panel, ends, horizon) < microseconds(self.fit_end)]
         instants = np.sort(panel.available_at[ends])
         if instants.size == 0:
             raise self._insufficient(panel, 0, 0)
         boundary = int(instants[int(len(instants) * (1 - config.validation_fraction))])
         validation = ends[panel.available_at[ends] >= boundary]
         # The embargo of `horizon` bars comes on top of the label's own `horizon`.
-        reach = np.minimum(ends + 2 * config.horizon, len(panel) - 1)
+        reach = np.minimum(ends + 2 * horizon, len(panel) - 1)
         purged = (panel.symbol[reach] == panel.symbol[ends]) & (panel.available_at[reach] < boundary)
         train = ends[purged]
         if len(train) < MINIMUM_STEPS * config.effective_batch_size or len(validation) < MINIMUM_VALIDATION:

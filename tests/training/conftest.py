@@ -79,8 +79,8 @@ def _make_loop(config, hardware, batch, n=40):
     windows = LabelledWindows(
         inputs=lambda ends: gather(values, ends, config.seq_length),
         ends=torch.arange(31, n + 31),
-        target=torch.randn(n, generator=generator),
-        unit=torch.full((n,), 2.0),
+        target=torch.randn(n, 1, generator=generator),
+        unit=torch.full((n, 1), 2.0),
     )
     return Loop(Forecaster(config), config, resolve(hardware), windows, windows, batch)
 

@@ -67,9 +67,9 @@ def run_out(monkeypatch, largest: int, at_call: int = 0):
     """Let batches of more than so many windows be out of memory from a call on, after the forward pass."""
     calls, real = [0], loop.losses
 
-    def losses(config, forward, batch, autocast):
+    def losses(config, model, forward, batch, *others):
         calls[0] += 1
-        result = real(config, forward, batch, autocast)
+        result = real(config, model, forward, batch, *others)
         if calls[0] > at_call and len(batch.target) > largest:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return result
@@ -143,13 +143,13 @@ def poison(monkeypatch, steps: set[int], where: str = "loss"):
     """Make the loss, or only its gradient, NaN in the calls of these numbers."""
     calls, real = [-1], loop.losses
 
-    def losses(config, forward, batch, autocast):
+    def losses(config, model, forward, batch, *others):
         calls[0] += 1
-        result = real(config, forward, batch, autocast)
+        result = real(config, model, forward, batch, *others)
         if calls[0] not in steps:
             return result
         if where == "loss":
-            return result._replace(objective=result.objective * torch.nan, nll=result.nll * torch.nan)
+            return result._replace(objective=result.objective * torch.nan, reported=result.reported * torch.nan)
         return result._replace(objective=result.objective * torch.inf)
 
     monkeypatch.setattr(loop, "losses", losses)
@@ -196,7 +196,7 @@ def test_one_absurd_label_costs_a_step_an_epoch_and_no_more(make_panel, small, h
     assert weights(trained).isfinite().all() and np.isfinite(trained.metrics["val/nll_loss"])
     for path in tmp_path.glob("*-skipped-*"):
         tensors, _ = read_tensors(path, "")
-        assert tensors["ends"][~tensors["target"].isfinite()].tolist() == [120]
+        assert tensors["ends"][~tensors["target"][:, 0].isfinite()].tolist() == [120]
 
 
 def test_after_so_many_skipped_steps_the_fit_stops_and_names_the_file(
