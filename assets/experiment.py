@@ -32,6 +32,9 @@ class Experiment(dg.Config):
         """
         try:
             stated = experiment_settings(self.experiment, **self.overrides)
+            if "features" in self.overrides and "feature_size" not in self.overrides:
+                # The file's is of the file's set.
+                stated.pop("feature_size", None)
             columns = set_columns(stated.get("features", Config.features))
             config = Config(**{"feature_size": len(columns), **stated})
             if config.feature_size != len(columns):

@@ -33,6 +33,8 @@ YEARS = ("1999", "2007")
 CLOCK = "2007-12-31T21:00:00+00:00"
 
 TINY: dict[str, Any] = {
+    "features": "relative",
+    "validation_fraction": 0.15,
     "seq_length": 64,
     "patch_length": 16,
     "stride": 16,

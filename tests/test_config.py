@@ -137,7 +137,7 @@ def test_unknown_experiment_lists_the_known_ones() -> None:
 
 def test_an_experiment_s_settings_are_those_that_are_stated() -> None:
     stated = experiment_settings("daily_indices", max_epochs=3)
-    assert stated["max_epochs"] == 3 and "feature_size" not in stated
+    assert stated["max_epochs"] == 3 and "weight_decay" not in stated
     assert Config(**stated) == load_config("daily_indices", max_epochs=3)
 
 

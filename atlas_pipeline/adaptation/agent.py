@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +20,8 @@ from atlas_pipeline.adaptation.experience import Experience
 from atlas_pipeline.adaptation.learner import AdapterLearner
 from atlas_pipeline.adaptation.lora import Adapter, attach, extract
 from atlas_pipeline.adaptation.replay import PrioritizedReplayBuffer
-from atlas_pipeline.config import Config
+from atlas_pipeline.config import DENSITY_HEADS, Config
+from atlas_pipeline.models.densities import DensityHead
 from atlas_pipeline.models.forecaster import Forecaster
 from atlas_pipeline.trading.ppo import new_policy
 from atlas_pipeline.training.checkpoint import read_tensors, write_tensors
@@ -57,6 +58,11 @@ class SOTATradingAgent(nn.Module):
     config
         The experiment. ``online_update_freq`` environment steps are one online update apart.
 
+    Raises
+    ------
+    ValueError
+        Where its head says no density.
+
     Attributes
     ----------
     forecaster, policy
@@ -76,6 +82,11 @@ class SOTATradingAgent(nn.Module):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             self.forecaster = Forecaster(config)
+        if not isinstance(self.forecaster.head, DensityHead):
+            raise ValueError(
+                f"Config.head={config.head!r} says no density, whose mean and variance the agent gives: use one of "
+                f"{', '.join(DENSITY_HEADS)}"
+            )
         self.forecaster.backbone.gradient_checkpointing = config.gradient_checkpointing
         self.policy = new_policy(config.d_model, config)
         self.replay = PrioritizedReplayBuffer(
@@ -105,19 +116,20 @@ class SOTATradingAgent(nn.Module):
         Returns
         -------
         dict
-            ``embedding`` [batch, d_model]; ``price_mean`` and ``price_variance`` [batch, 1], of the target;
+            ``embedding`` [batch, d_model]; ``price_mean`` and ``price_variance`` [batch, horizons], of the targets;
             ``action_distribution``, a ``Categorical`` over HOLD, BUY, SELL; ``value`` [batch, 1]; ``state``
             [batch, d_model + len(CONTEXT)].
         """
-        embedding, density = self.forecaster(time_series)
+        embedding, outputs = self.forecaster(time_series)
+        density = cast(DensityHead, self.forecaster.head).density(outputs)
         state = torch.cat([embedding, context], dim=-1)
         logits, value = self.policy(state)
         distribution = ActionDistribution(logits=logits, validate_args=False)
         self._distribution, self._seen = distribution, (time_series.detach(), context.detach())
         return {
             "embedding": embedding,
-            "price_mean": density.location[:, None],
-            "price_variance": density.variance()[:, None],
+            "price_mean": density.mean(),
+            "price_variance": density.variance(),
             "action_distribution": distribution,
             "value": value[:, None],
             "state": state,

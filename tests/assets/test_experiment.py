@@ -7,15 +7,15 @@ import pytest
 
 from assets.experiment import Experiment
 from assets.loading import JOINED_AS_OF
-from atlas_pipeline.config import Config, load_config
+from atlas_pipeline.config import load_config
 from atlas_pipeline.features.model_inputs import MODEL_SETS, PANEL_FEATURES, set_columns
 from atlas_pipeline.features.registry import REGISTRY
 
 
-def test_the_default_experiment_reads_the_relative_set() -> None:
+def test_the_default_experiment_reads_the_sets_of_many_memories() -> None:
     config = Experiment().load()
     assert config == load_config("daily_indices")
-    assert config.feature_size == Config().feature_size == len(set_columns(config.features)) == 8
+    assert config.feature_size == len(set_columns(config.features)) == 21
 
 
 @pytest.mark.parametrize("name", sorted(MODEL_SETS))

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from atlas_pipeline.config import Hardware, hardware_preset, hardware_presets, load_config
+from atlas_pipeline.features.model_inputs import set_columns
 from atlas_pipeline.training.hardware import resolve, settings
 
 
@@ -84,4 +85,5 @@ def test_every_use_preset_loads():
     assert load_config("swing").seq_length == 1024
     assert load_config("research").use_flash_attention is False
     daily = load_config("daily_indices")
-    assert (daily.seq_length, daily.d_model, daily.n_layers) == (512, 256, 6)
+    assert (daily.seq_length, daily.d_model, daily.n_layers, daily.head) == (4, 32, 2, "skewed_t")
+    assert daily.feature_size == len(set_columns(daily.features))
