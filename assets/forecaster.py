@@ -31,7 +31,7 @@ def forecaster(
     tracking: Tracking,
     warehouse: Warehouse,
 ) -> dg.MaterializeResult:
-    """Density forecaster (PatchTST) pretrained on data whose labels end before the fold's policy years.
+    """Forecaster pretrained on data whose labels end before the fold's policy years.
 
     A killed run goes on from its last checkpoint; the same configuration and data are not trained twice.
     """
@@ -40,6 +40,7 @@ def forecaster(
     from atlas_pipeline.training.errors import CorruptCheckpointError
     from atlas_pipeline.training.fit import fit_forecaster
     from atlas_pipeline.training.loop import NonFiniteLossError
+    from atlas_pipeline.training.memory import DeviceMemoryError
     from atlas_pipeline.training.plots import learning_curve
     from atlas_pipeline.windows.folds import Fold, InsufficientHistoryError
     from atlas_pipeline.windows.scaler import ScalerLeakError
@@ -56,7 +57,9 @@ def forecaster(
     }
     key = ("forecaster", context.partition_key, folder.name)
     with (
-        permanent(InsufficientHistoryError, ScalerLeakError, CorruptCheckpointError, NonFiniteLossError),
+        permanent(
+            InsufficientHistoryError, ScalerLeakError, CorruptCheckpointError, NonFiniteLossError, DeviceMemoryError
+        ),
         tracking.run(
             f"forecaster {context.partition_key}", experiment="forecaster", key="/".join(key), tags=provenance
         ) as run,
@@ -69,28 +72,42 @@ def forecaster(
 
             def report(epoch: int, values: dict[str, float]) -> None:
                 run.log_metrics(values, step=epoch)
-                context.log.info(
-                    f"epoch {epoch}: validation NLL {values['val/nll_loss']:.4f}, "
-                    f"{values['windows_per_second']:.0f} windows a second"
-                )
+                losses = ", ".join(f"{name} {value:.4f}" for name, value in values.items() if name.endswith("loss"))
+                context.log.info(f"evaluation {epoch}: {losses}, {values['windows_per_second']:.0f} windows a second")
+
+            def report_steps(step: int, values: dict[str, float]) -> None:
+                run.log_metrics(values, step=step)
 
             working = artifacts.working_directory(*key)
-            trained = fit_forecaster(known, fold, learned, compute.hardware(), working, metrics=report)
+            trained = fit_forecaster(
+                known, fold, learned, compute.hardware(), working, metrics=report, step_metrics=report_steps
+            )
             with artifacts.publish(*key, provenance) as made:
                 trained.save(made)
         artifacts.discard_working_directory(*key)
     metrics = trained.metrics
+    last = metrics["epochs"][int(metrics["best_epoch"]) - 1]
     low, high = coverage_band(int(metrics["validation_windows"]), 0.95)
+    calibration = {
+        "95% coverage on validation": last["val/coverage_95"],
+        "99% band of that coverage, if calibrated": f"{low:.4f} to {high:.4f}",
+    }
     return dg.MaterializeResult(
         metadata={
-            "validation NLL (nats)": metrics["val/nll_loss"],
-            "95% coverage on validation": metrics["epochs"][int(metrics["best_epoch"]) - 1]["val/coverage_95"],
-            "99% band of that coverage, if calibrated": f"{low:.4f} to {high:.4f}",
+            f"validation {metrics['loss']}": metrics[f"val/{metrics['loss']}"],
+            **(calibration if "val/coverage_95" in last else {}),
+            "backbone": learned.backbone,
+            "head": learned.head,
+            "horizons (bars)": ", ".join(map(str, learned.horizons)),
             "features": f"{learned.features}: {', '.join(trained.scaler.features)}",
             "scaler": trained.scaler.kind,
             "inputs outside the training range, on validation": shares(metrics["validation_outside_training_range"]),
             "training windows": metrics["training_windows"],
+            "validation windows": metrics["validation_windows"],
             "epochs": len(metrics["epochs"]),
+            "physical batch": metrics["physical_batch"],
+            "precision": metrics["precision"],
+            "steps skipped, batches halved": f"{metrics['skipped_steps']}, {metrics['out_of_memory_halvings']}",
             "seconds": round(metrics["seconds"], 1),
             "peak memory (GiB)": round(metrics["peak_memory_bytes"] / 2**30, 2),
             "parameters": sum(p.numel() for p in trained.model.parameters()),

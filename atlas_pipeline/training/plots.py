@@ -19,6 +19,13 @@ if TYPE_CHECKING:
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 INK = "#333333"
 BINS = 10
+LOSS_LABELS = {
+    "nll_loss": "negative log-likelihood (nats a bar)",
+    "cross_entropy": "cross-entropy (nats a bar)",
+    "pinball_loss": "pinball loss (multiples of the volatility)",
+    "huber_loss": "Huber loss (squares of the volatility)",
+}
+"""What each head's loss is called on an axis."""
 FAN_BARS = 120
 
 
@@ -153,13 +160,19 @@ def fan_chart(instants: NDArray[np.datetime64], outcome: Array, forecast: Densit
 
 
 def learning_curve(epochs: list[dict[str, float]], title: str) -> bytes:
-    """Training and validation NLL by epoch, as PNG; ``epochs`` are the metrics of a trained forecaster."""
+    """Training and validation loss by evaluation, as PNG; ``epochs`` are the metrics of a trained forecaster."""
     figure = _figure()
     axes = figure.subplots()
     number = np.arange(1, len(epochs) + 1)
-    for i, (name, label) in enumerate((("train/nll_loss", "training"), ("val/nll_loss", "validation (EMA weights)"))):
-        axes.plot(number, [epoch[name] for epoch in epochs], "o-", color=COLOURS[i], lw=2, label=label)
-    axes.set(xlabel="epoch", ylabel="negative log-likelihood (nats a bar)", xticks=number)
+    # The head's loss comes first of what validation judged.
+    loss = next(name for name in epochs[0] if name.startswith("val/")).removeprefix("val/")
+    for i, (part, label) in enumerate((("train", "training"), ("val", "validation (EMA weights)"))):
+        axes.plot(number, [epoch[f"{part}/{loss}"] for epoch in epochs], "o-", color=COLOURS[i], lw=2, label=label)
+    axes.set(
+        xlabel="evaluation",
+        ylabel=LOSS_LABELS[loss],
+        xticks=number if len(number) <= 20 else number[:: len(number) // 10],
+    )
     axes.set_title(title, loc="left")
     return _png(figure)
 
