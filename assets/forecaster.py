@@ -41,7 +41,7 @@ def forecaster(
     from atlas_pipeline.training.fit import fit_forecaster
     from atlas_pipeline.training.loop import NonFiniteLossError
     from atlas_pipeline.training.memory import DeviceMemoryError
-    from atlas_pipeline.training.plots import learning_curve
+    from atlas_pipeline.training.plots import LOSS_LABELS, learning_curve
     from atlas_pipeline.windows.folds import Fold, InsufficientHistoryError
     from atlas_pipeline.windows.scaler import ScalerLeakError
 
@@ -94,7 +94,7 @@ def forecaster(
     }
     return dg.MaterializeResult(
         metadata={
-            f"validation {metrics['loss']}": metrics[f"val/{metrics['loss']}"],
+            f"validation {LOSS_LABELS[metrics['loss']]}": metrics[f"val/{metrics['loss']}"],
             **(calibration if "val/coverage_95" in last else {}),
             "backbone": learned.backbone,
             "head": learned.head,

@@ -20,12 +20,12 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 INK = "#333333"
 BINS = 10
 LOSS_LABELS = {
-    "nll_loss": "negative log-likelihood (nats a bar)",
+    "nll_loss": "NLL (nats a bar)",
     "cross_entropy": "cross-entropy (nats a bar)",
     "pinball_loss": "pinball loss (multiples of the volatility)",
     "huber_loss": "Huber loss (squares of the volatility)",
 }
-"""What each head's loss is called on an axis."""
+"""What each head's loss is called, with its unit."""
 FAN_BARS = 120
 
 

@@ -69,7 +69,7 @@ def test_the_same_settings_and_rows_are_learned_once(fold_copy, monkeypatch: pyt
     made = metadata(result, "forecaster")
     assert made["base hash"] == metadata(result, "policy")["base hash"] == metadata(result, "embeddings")["base hash"]
     assert made["labels end before"] == "2006-01-01" and made["epochs"] == 1 and 2500 < made["training windows"] < 3000
-    assert np.isfinite(made["validation NLL (nats)"]) and 0 < made["95% coverage on validation"] <= 1
+    assert np.isfinite(made["validation NLL (nats a bar)"]) and 0 < made["95% coverage on validation"] <= 1
     low, high = map(float, made["99% band of that coverage, if calibrated"].split(" to "))
     assert 0.9 < low < 0.95 < high < 1
     assert made["features"].startswith("relative: relative_return, ") and made["scaler"] == "robust"
@@ -156,7 +156,7 @@ def test_another_set_and_scaler_are_learned_from_the_same_panels(fold_copy, feat
     assert result.success, fold_copy.failure(result)
     made = metadata(result, "forecaster")
     assert made["features"] == f"{features}: {', '.join(set_columns(features))}" and made["scaler"] == scaler
-    assert np.isfinite(made["validation NLL (nats)"])
+    assert np.isfinite(made["validation NLL (nats a bar)"])
     assert len(list((fold_copy.home / "checkpoints").glob("forecaster/*/*/weights.safetensors"))) == 2
 
 
