@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from atlas_pipeline.features.memory import SeriesMemory
 
-FEATURES_VERSION = "3"
+FEATURES_VERSION = "4"
 """Of the features' code; raised when it would compute other numbers from the same bars."""
 KEPT_MONTHS = 3
 """Newest months whose memory is kept: the month in progress goes on from the one before it, and that one, whose last

@@ -210,7 +210,7 @@ def _differing_months(stored: pd.DataFrame, computed: pd.DataFrame) -> list[str]
     pool="lake",
     kinds={"safetensors", "numpy"},
     owners=OWNERS,
-    code_version="3",
+    code_version="4",
     retry_policy=TRANSIENT,
 )
 def panel(

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from resources.lake import Lake
     from resources.warehouse import Warehouse
 
-CODE_VERSION = "3"
+CODE_VERSION = "4"
 """Of everything that is learned; raised when the code would learn something else from the same rows."""
 
 JOINED_AS_OF = (

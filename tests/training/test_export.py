@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
 import pytest
 import torch
 
-from atlas_pipeline.training import export
 from atlas_pipeline.training.export import ExportError, export_onnx, quantize_int8, run_onnx
 from atlas_pipeline.training.fit import fit_forecaster
 from atlas_pipeline.windows.folds import Fold
@@ -20,7 +20,7 @@ YEAR = 2003
 @pytest.fixture
 def trained(make_panel, small, hardware, tmp_path):
     config = small(max_epochs=1, head="skewed_t", horizon=(1, 5))
-    return fit_forecaster(make_panel(), Fold(YEAR, config), config, hardware, tmp_path / "state")
+    return fit_forecaster(make_panel(), Fold(YEAR, config), config, hardware, tmp_path / "state", features=["x", "z"])
 
 
 def test_onnx_runtime_says_what_torch_says_in_float32_and_nearly_in_int8(trained, tmp_path):
@@ -46,7 +46,24 @@ def test_onnx_runtime_says_what_torch_says_in_float32_and_nearly_in_int8(trained
 
 
 def test_a_network_that_is_exported_wrongly_is_not_written(trained, tmp_path, monkeypatch):
-    monkeypatch.setattr(export, "TOLERANCE", 0.0)
-    with pytest.raises(ExportError, match=r"from torch's on \d windows, 0.0 is allowed: nothing was written"):
+    def other_weights(*_, **__):
+        # What a broken exporter would give: a graph of the same shapes with outputs of its own.
+        windows = onnx.helper.make_tensor_value_info("windows", onnx.TensorProto.FLOAT, ["n", 32, 2])
+        outputs = [
+            onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
+            for name, shape in (("embedding", ["n", 16]), ("values", ["n", 2, 4]))
+        ]
+        constants = [
+            onnx.helper.make_node(
+                "Constant", [], [name], value=onnx.numpy_helper.from_array(np.zeros(shape, np.float32))
+            )
+            for name, shape in (("embedding", (1, 16)), ("values", (1, 2, 4)))
+        ]
+        graph = onnx.helper.make_graph(constants, "broken", [windows], outputs)
+        opset = [onnx.helper.make_opsetid("", 18)]
+        return SimpleNamespace(model_proto=onnx.helper.make_model(graph, opset_imports=opset, ir_version=10))
+
+    monkeypatch.setattr(torch.onnx, "export", other_weights)
+    with pytest.raises(ExportError, match=r"embedding is .* from torch's on 1 windows, 0.001 is allowed: nothing was"):
         export_onnx(trained, tmp_path / "model.onnx")
     assert not (tmp_path / "model.onnx").exists()
