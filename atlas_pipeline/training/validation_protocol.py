@@ -1,0 +1,139 @@
+"""Does faster execution learn the same? ``python -m atlas_pipeline.training.validation_protocol``.
+
+A document of origin asks that mixed precision, compiling and larger batches be validated by fits of the same seeds with
+and without, and calls a difference of the final metrics below 0.5% acceptable. Here that is one command, on the bundled
+indices: each execution is fitted before 2013 and judged on 2013 and 2014. How fast a GPU is stands in benchmarks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from atlas_pipeline.config import Config, Hardware, load_config
+from atlas_pipeline.features.model_inputs import set_columns
+from atlas_pipeline.market.bundled import FIRST_BAR, SYMBOLS, BundledSource
+from atlas_pipeline.training.density import crps, nll
+from atlas_pipeline.training.fit import fit_forecaster
+from atlas_pipeline.training.forecast import forecast
+from atlas_pipeline.windows.folds import Fold
+from atlas_pipeline.windows.index import labels
+from atlas_pipeline.windows.panel import Panel
+from atlas_pipeline.windows.panel_of_bars import panel_of_bars
+
+TARGET = 0.005
+"""Relative difference of a final metric that the document calls acceptable."""
+FIRST_YEAR, END = 2013, datetime(2015, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How a fit is run, and what of the experiment differs: a batch that is larger in effect learns something else."""
+
+    hardware: Hardware
+    changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Mean over seeds: windows learned a second of the whole fit, NLL (nats) and CRPS (percent) out of sample."""
+
+    windows_per_second: float
+    nll: float
+    crps: float
+
+    def difference(self, baseline: Outcome) -> float:
+        """The larger relative difference of the two metrics, as a share."""
+        pairs = ((self.nll, baseline.nll), (self.crps, baseline.crps))
+        return max(abs(own - other) / abs(other) for own, other in pairs)
+
+
+def executions(config: Config, compile_too: bool = False) -> dict[str, Execution]:
+    """Ways to run a fit, the baseline first: float32, eager, the whole effective batch at once.
+
+    Parameters
+    ----------
+    config
+        Its effective batch is tripled in one of them, the learning rate with its square root.
+    compile_too
+        Compile in one of them, which takes up to a minute a fit on a CPU.
+    """
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    plain = Hardware(device="cuda" if device == "cuda" else "cpu", batch_size=config.effective_batch_size)
+    result = {
+        "float32": Execution(plain),
+        "bfloat16": Execution(dataclasses.replace(plain, precision="bfloat16")),
+        "a quarter of the batch at once": Execution(
+            dataclasses.replace(plain, batch_size=max(1, config.effective_batch_size // 4))
+        ),
+        "three times the effective batch": Execution(
+            dataclasses.replace(plain, batch_size=3 * config.effective_batch_size),
+            {"batch_size": 3 * config.batch_size, "learning_rate": config.learning_rate * 3**0.5},
+        ),
+    }
+    if device == "cuda":
+        result["float16, loss scaling"] = Execution(dataclasses.replace(plain, precision="float16"))
+    if compile_too:
+        result["compiled"] = Execution(dataclasses.replace(plain, compile="default"))
+    return result
+
+
+def run(panel: Panel, config: Config, execution: Execution, seeds: Sequence[int]) -> Outcome:
+    """Fit with each seed and judge the years that follow."""
+    found = []
+    for seed in seeds:
+        own = dataclasses.replace(config, **{**execution.changes, "seed": seed})
+        fold = Fold(FIRST_YEAR, own)
+        ends = fold.window_ends(panel, fold.start, END, own.horizons[0])
+        with tempfile.TemporaryDirectory() as folder:
+            began = time.perf_counter()
+            trained = fit_forecaster(panel, fold, own, execution.hardware, Path(folder))
+            speed = trained.metrics["windows_learned"] / (time.perf_counter() - began)
+        # Forecast alike: what differs was learned.
+        density = forecast(panel, trained, ends, Hardware(device=execution.hardware.device)).density
+        outcome = labels(panel, ends, own.horizons[0])
+        found.append((speed, float(nll(outcome, density).mean()), float(crps(outcome, density).mean())))
+    return Outcome(*map(float, np.mean(found, axis=0)))
+
+
+def main() -> None:
+    """Print a table, and a JSON line an execution."""
+    from rich.console import Console
+    from rich.table import Table
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--experiment", default="daily_indices", help="name of a file in configs/experiments")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--compile", action="store_true", help="compile too; needs a C++ compiler or a GPU")
+    arguments = parser.parse_args()
+    config = load_config(arguments.experiment, policy_years=0)
+    source = BundledSource()
+    panel = panel_of_bars(source.bars(tuple(SYMBOLS), FIRST_BAR, END), set_columns(config.features))
+    table = Table("execution", "windows/s", "speed-up", "NLL (nats)", "CRPS (%)", "difference", f"below {TARGET:.1%}")
+    baseline: Outcome | None = None
+    for name, execution in executions(config, arguments.compile).items():
+        outcome = run(panel, config, execution, range(arguments.seeds))
+        baseline = baseline or outcome
+        apart, gain = outcome.difference(baseline), outcome.windows_per_second / baseline.windows_per_second
+        verdict = "met" if apart < TARGET else "missed"
+        speed = f"{outcome.windows_per_second:.0f}"
+        table.add_row(name, speed, f"{gain:.2f}", f"{outcome.nll:.4f}", f"{outcome.crps:.4f}", f"{apart:.2%}", verdict)
+        about = {"execution": name, **dataclasses.asdict(outcome), "speed_up": gain, "difference": apart}
+        sys.stdout.write(json.dumps(about) + "\n")
+    Console(stderr=True).print(table)
+
+
+if __name__ == "__main__":
+    main()
