@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import dagster as dg
 from pydantic import Field
 
-from atlas_pipeline.config import Config, experiment_settings
-from atlas_pipeline.features.model_inputs import set_columns
+from atlas_pipeline.config import DENSITY_HEADS, BackboneKind, Config, HeadKind, experiment_settings, experiments
+from atlas_pipeline.features.model_inputs import MODEL_SETS, set_columns
 from atlas_pipeline.features.registry import VOLATILITY
 
 DEFAULT_EXPERIMENT = "daily_indices"
@@ -17,9 +17,27 @@ DEFAULT_EXPERIMENT = "daily_indices"
 class Experiment(dg.Config):
     """The experiment's name in configs/experiments and what is to differ from it."""
 
-    experiment: str = Field(default=DEFAULT_EXPERIMENT, description="Name of a file in configs/experiments.")
+    experiment: str = Field(
+        default=DEFAULT_EXPERIMENT,
+        description=f"Preset, a file in configs/experiments: {', '.join(experiments())}; or the path of your own.",
+    )
+    backbone: str | None = Field(
+        default=None, description=f"Network: {', '.join(get_args(BackboneKind))}. Unset: the preset's."
+    )
+    head: str | None = Field(
+        default=None,
+        description=f"What is said of the return: a density ({', '.join(DENSITY_HEADS)}), or "
+        f"{', '.join(kind for kind in get_args(HeadKind) if kind not in DENSITY_HEADS)}. Unset: the preset's.",
+    )
+    horizon: list[int] | None = Field(
+        default=None, description="Bars ahead, one or several, increasing, such as [1, 5, 20]. Unset: the preset's."
+    )
+    features: str | None = Field(
+        default=None,
+        description=f"Sets that are read, joined by +: {', '.join(MODEL_SETS)}. Unset: the preset's.",
+    )
     overrides: dict[str, Any] = Field(
-        default_factory=dict, description="Settings that differ from the file, such as {max_epochs: 1}."
+        default_factory=dict, description="Other settings that differ from the preset, such as {max_epochs: 1}."
     )
 
     def load(self) -> Config:
@@ -30,9 +48,16 @@ class Experiment(dg.Config):
         dagster.Failure
             Where the experiment or a setting is unknown or cannot work; retrying cannot mend it.
         """
+        chosen = {name: getattr(self, name) for name in ("backbone", "head", "features") if getattr(self, name)}
+        if self.horizon:
+            chosen["horizon"] = self.horizon[0] if len(self.horizon) == 1 else tuple(self.horizon)
         try:
-            stated = experiment_settings(self.experiment, **self.overrides)
-            if "features" in self.overrides and "feature_size" not in self.overrides:
+            twice = sorted(chosen.keys() & self.overrides.keys())
+            if twice:
+                raise ValueError(f"{', '.join(twice)} stands in the launchpad's field and in overrides: say it once")
+            differing = chosen | self.overrides
+            stated = experiment_settings(self.experiment, **differing)
+            if "features" in differing and "feature_size" not in differing:
                 # The file's is of the file's set.
                 stated.pop("feature_size", None)
             columns = set_columns(stated.get("features", Config.features))

@@ -87,15 +87,17 @@ def forecaster(
         artifacts.discard_working_directory(*key)
     metrics = trained.metrics
     last = metrics["epochs"][int(metrics["best_epoch"]) - 1]
-    low, high = coverage_band(int(metrics["validation_windows"]), 0.95)
-    calibration = {
-        "95% coverage on validation": last["val/coverage_95"],
-        "99% band of that coverage, if calibrated": f"{low:.4f} to {high:.4f}",
-    }
+    calibration = {}
+    if "val/coverage_95" in last:
+        low, high = coverage_band(int(metrics["validation_windows"]), 0.95)
+        calibration = {
+            "95% coverage on validation": last["val/coverage_95"],
+            "99% band of that coverage, if calibrated": f"{low:.4f} to {high:.4f}",
+        }
     return dg.MaterializeResult(
         metadata={
             f"validation {LOSS_LABELS[metrics['loss']]}": metrics[f"val/{metrics['loss']}"],
-            **(calibration if "val/coverage_95" in last else {}),
+            **calibration,
             "backbone": learned.backbone,
             "head": learned.head,
             "horizons (bars)": ", ".join(map(str, learned.horizons)),

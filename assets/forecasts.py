@@ -10,6 +10,7 @@ from assets.loading import CODE_VERSION, load_forecaster, open_panels
 from assets.metadata import OWNERS, frame, permanent, picture, shares, table_metadata
 from assets.partitions import FOLDS, YEARS_UP_TO_THE_FOLD
 from assets.schema_check import require_rows, schema_result, stored
+from atlas_pipeline.config import DENSITY_HEADS
 from atlas_pipeline.training.forecast_table import BASELINE, FORECASTER, FORECASTS, score_table
 from resources.artifacts import Artifacts
 from resources.compute import Compute
@@ -57,6 +58,12 @@ def forecasts(
     from atlas_pipeline.windows.index import label_instants, labels
 
     learned = config.load()
+    if learned.head not in DENSITY_HEADS:
+        raise dg.Failure(
+            f"head={learned.head!r} says no density: materialize predictions, or choose one of "
+            f"{', '.join(DENSITY_HEADS)}",
+            allow_retries=False,
+        )
     fold = Fold(int(context.partition_key), learned)
     known = open_panels(artifacts, learned, fold.end)
     trained = load_forecaster(artifacts, learned, fold)

@@ -20,7 +20,7 @@ from assets.partitions import FOLDS, YEARS_UP_TO_THE_FOLD
 from assets.schema_check import require_rows, schema_result, stored
 from assets.serving import register_base
 from atlas_pipeline.adaptation.ledger import EQUITY
-from atlas_pipeline.config import PPOSettings, TradingSettings
+from atlas_pipeline.config import DENSITY_HEADS, PPOSettings, TradingSettings
 from atlas_pipeline.trading.backtest_table import BACKTEST, BACKTEST_SCORES
 from resources.artifacts import Artifacts
 from resources.compute import Compute
@@ -55,6 +55,12 @@ def embeddings(
     from atlas_pipeline.windows.folds import Fold
 
     learned = config.load()
+    if learned.head not in DENSITY_HEADS:
+        raise dg.Failure(
+            f"head={learned.head!r} says no density, whose mean and scale a policy reads: choose one of "
+            f"{', '.join(DENSITY_HEADS)}",
+            allow_retries=False,
+        )
     fold = Fold(int(context.partition_key), learned)
     known = open_panels(artifacts, learned, fold.end)
     trained = load_forecaster(artifacts, learned, fold)

@@ -498,6 +498,11 @@ def experiment_settings(name: str | Path, **overrides: Any) -> dict[str, Any]:
     return settings
 
 
+def experiments() -> list[str]:
+    """Names of all experiments and use presets, sorted."""
+    return sorted(path.stem for path in (CONFIGS / "experiments").glob("*.yaml"))
+
+
 def load_config(name: str | Path, **overrides: Any) -> Config:
     """The experiment or use preset of this name, with overrides on top; errors as of ``experiment_settings``.
 

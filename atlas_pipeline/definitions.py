@@ -23,6 +23,7 @@ from assets import (
     market,
     paper,
     policy,
+    predictions,
     snapshot_features,
     snapshots,
 )
@@ -44,6 +45,7 @@ STAGES = [
     snapshot_features,
     forecaster,
     forecasts,
+    predictions,
     policy,
     paper,
     adapter,

@@ -42,6 +42,13 @@ train_fold = dg.define_asset_job(
     description="Pretrain the forecaster, train the policy on its embeddings, judge both out of sample.",
 )
 
+train_task = dg.define_asset_job(
+    "train_task",
+    selection=["forecaster", "predictions"],
+    executor_def=dg.in_process_executor,
+    description="Pretrain a forecaster whose head says no density, such as direction or quantiles, and judge it.",
+)
+
 trade_on_paper = dg.define_asset_job(
     "trade_on_paper",
     selection=["bars", "features", "paper_ledger", "champion"],
@@ -77,6 +84,7 @@ JOBS: list[dg.JobDefinition | UnresolvedAssetJobDefinition] = [
     poll_snapshots,
     build_panels,
     train_fold,
+    train_task,
     trade_on_paper,
     adapt,
     maintain_lake,

@@ -78,3 +78,19 @@ class Head(nn.Module, ABC):
         """Return raw outputs [batch, horizons, outputs] of embeddings [batch, d_model], float32."""
         outputs: Tensor = self.projection(embedding)
         return outputs.unflatten(-1, (self.horizons, -1))
+
+
+class PredictionHead(Head):
+    """A head that says no density, whose values have a loss each, whoever said them."""
+
+    @abstractmethod
+    def value_losses(self, values: Tensor, target: Tensor, unit: Tensor) -> Tensor:
+        """Return the loss of each value, [batch, horizons, quantities].
+
+        Parameters
+        ----------
+        values
+            Of this head or of a peer, [batch, horizons, quantities].
+        target, unit
+            As of ``loss``.
+        """

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from atlas_pipeline.config import Config
-from atlas_pipeline.models.head import Head
+from atlas_pipeline.models.head import PredictionHead
 
 LEVELS = (0.025, 0.1, 0.25, 0.5, 0.75, 0.9, 0.975)
 """The bounds of the central 50, 80 and 95% intervals, and the median."""
@@ -38,7 +38,7 @@ def pinball(target: Tensor, quantiles: Tensor) -> Tensor:
     return torch.maximum(level * excess, (level - 1) * excess)
 
 
-class QuantileHead(Head):
+class QuantileHead(PredictionHead):
     """Quantiles at ``LEVELS`` in multiples of the trailing volatility; starts at those of a standard normal.
 
     The first output is the lowest quantile, the others softplus steps from one to the next: they never cross.
@@ -61,4 +61,8 @@ class QuantileHead(Head):
 
     def loss(self, outputs: Tensor, target: Tensor, unit: Tensor) -> Tensor:
         """Return the mean pinball loss over the levels, in multiples of the unit."""
-        return pinball(target, self.values(outputs)).mean(dim=-1)
+        return self.value_losses(self.values(outputs), target, unit).mean(dim=-1)
+
+    def value_losses(self, values: Tensor, target: Tensor, unit: Tensor) -> Tensor:
+        """Return the pinball loss of each quantile, in multiples of the unit."""
+        return pinball(target, values)

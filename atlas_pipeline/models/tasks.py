@@ -10,13 +10,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from atlas_pipeline.config import Config
-from atlas_pipeline.models.head import Head
+from atlas_pipeline.models.head import PredictionHead
 
 THRESHOLDS = {"direction": 0, "threshold_1pct": 1, "threshold_2pct": 2, "threshold_3pct": 3, "threshold_5pct": 5}
 """Simple return in percent that each head asks for."""
 
 
-class ThresholdHead(Head):
+class ThresholdHead(PredictionHead):
     """Probability that the simple return over the horizon reaches ``Config.head``'s threshold; direction: exceeds 0.
 
     The documents name the thresholds 1, 2, 3 and 5 percent; that the return at the horizon's end is meant, and not
@@ -57,8 +57,13 @@ class ThresholdHead(Head):
             outputs.squeeze(-1), self.label(target, unit), reduction="none"
         )
 
+    def value_losses(self, values: Tensor, target: Tensor, unit: Tensor) -> Tensor:
+        """Return the cross-entropy of the probability, nats."""
+        label = self.label(target, unit).unsqueeze(-1)
+        return functional.binary_cross_entropy(values, label, reduction="none")
 
-class RegressionHead(Head):
+
+class RegressionHead(PredictionHead):
     """The return in multiples of the trailing volatility, by Huber's loss (Annals of Statistics 35, 1964, eq. 2)."""
 
     loss_name: ClassVar[str] = "huber_loss"
@@ -79,3 +84,7 @@ class RegressionHead(Head):
     def loss(self, outputs: Tensor, target: Tensor, unit: Tensor) -> Tensor:
         """Return Huber's loss, in the square of the unit."""
         return functional.huber_loss(outputs.squeeze(-1), target, reduction="none", delta=self.delta)
+
+    def value_losses(self, values: Tensor, target: Tensor, unit: Tensor) -> Tensor:
+        """Return Huber's loss of the location, in the square of the unit."""
+        return functional.huber_loss(values, target.unsqueeze(-1), reduction="none", delta=self.delta)

@@ -13,6 +13,7 @@ from atlas_pipeline.training.calibration import LEVELS, Array, coverage
 from atlas_pipeline.training.density import DensityForecast
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.figure import Figure
 
 # Okabe and Ito's palette, told apart by colour-blind readers too.
@@ -173,6 +174,39 @@ def learning_curve(epochs: list[dict[str, float]], title: str) -> bytes:
         ylabel=LOSS_LABELS[loss],
         xticks=number if len(number) <= 20 else number[:: len(number) // 10],
     )
+    axes.set_title(title, loc="left")
+    return _png(figure)
+
+
+def prediction_reliability(predictions: pd.DataFrame, title: str) -> bytes:
+    """Observed frequencies against what was said, as PNG, of the first horizon of rows of ``PREDICTIONS``.
+
+    Of probabilities: how often the event came, by tenths of the probability's distribution. Of quantiles: how often the
+    outcome lay below, by level. Of locations: the mean outcome by tenths, percent. Bars are 95% intervals, binomial but
+    for means.
+    """
+    from scipy import stats
+
+    own = predictions[predictions["horizon"] == predictions["horizon"].min()]
+    quantities = list(dict.fromkeys(own["quantity"]))
+    figure = _figure()
+    axes = figure.subplots()
+    if len(quantities) > 1:
+        said = np.array([float(name.rpartition("_")[2]) for name in quantities])
+        groups = [(part["outcome"] <= part["value"]).to_numpy(float) for _, part in own.groupby("quantity", sort=False)]
+        labels = ("level of the quantile (1)", "share of outcomes below it (1)")
+    else:
+        order = np.argsort(own["value"].to_numpy(), kind="stable")
+        parts = np.array_split(order, BINS)
+        values, outcomes = own["value"].to_numpy(float), own["outcome"].to_numpy(float)
+        said, groups = np.array([values[part].mean() for part in parts]), [outcomes[part] for part in parts]
+        unit = "(1)" if quantities == ["probability"] else "(%)"
+        labels = (f"{quantities[0]} that was said, mean of each tenth {unit}", f"what came, mean {unit}")
+    observed = np.array([group.mean() for group in groups])
+    half = stats.norm.ppf(0.975) * np.array([group.std() / np.sqrt(len(group)) for group in groups])
+    axes.axline((said.mean(), said.mean()), slope=1, color=INK, lw=1, ls="--", label="what is said comes")
+    axes.errorbar(said, observed, yerr=half, fmt="o", color=COLOURS[0], capsize=3, label="forecaster, 95% interval")
+    axes.set(xlabel=labels[0], ylabel=labels[1])
     axes.set_title(title, loc="left")
     return _png(figure)
 

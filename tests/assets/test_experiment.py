@@ -54,3 +54,39 @@ def test_sets_are_joined_each_column_once() -> None:
     config = Experiment(overrides={"features": "relative+options+relative"}).load()
     assert set_columns(config.features) == set_columns("relative") + set_columns("options")
     assert config.feature_size == len(set_columns(config.features))
+
+
+def test_the_launchpads_fields_are_merged_over_the_preset() -> None:
+    chosen = {"backbone": "residual_mlp", "head": "quantiles", "horizon": [1, 5], "features": "a20"}
+    config = Experiment(**chosen, overrides={"max_epochs": 2}).load()
+    assert (config.backbone, config.head, config.horizon) == ("residual_mlp", "quantiles", (1, 5))
+    assert (config.features, config.feature_size, config.max_epochs) == ("a20", 20, 2)
+    # One horizon is the number itself: the same model as the preset's has the same name.
+    assert Experiment(horizon=[1]).load() == Experiment().load()
+
+
+@pytest.mark.parametrize(
+    ("fields", "culprit"),
+    [
+        ({"head": "cauchy"}, r"Config\.head='cauchy': use one of student_t"),
+        ({"backbone": "lstm"}, r"Config\.backbone='lstm': use one of patchtst"),
+        ({"horizon": [5, 1]}, r"Config\.horizon=\(5, 1\)"),
+        ({"head": "gaussian", "overrides": {"head": "student_t"}}, "head stands in the launchpad's field and in over"),
+        ({"experiment": "weekly_butterflies"}, "there are: .*daily_indices"),
+    ],
+)
+def test_a_choice_that_cannot_be_is_named(fields: dict[str, object], culprit: str) -> None:
+    with pytest.raises(dg.Failure, match=culprit) as error:
+        Experiment(**fields).load()
+    assert not error.value.allow_retries
+
+
+def test_the_launchpad_tells_the_choices() -> None:
+    described = {name: field.description or "" for name, field in Experiment.model_fields.items()}
+    for name, choice in (
+        ("experiment", "daily_stocks"),
+        ("backbone", "mamba"),
+        ("head", "threshold_3pct"),
+        ("features", "heterogeneous"),
+    ):
+        assert choice in described[name]

@@ -16,10 +16,12 @@ from atlas_pipeline.trading import ppo
 from atlas_pipeline.trading.backtest_table import BACKTEST, BACKTEST_SCORES
 from atlas_pipeline.training import fit
 from atlas_pipeline.training.forecast_table import FORECASTS
+from atlas_pipeline.training.prediction_schema import PREDICTIONS
 from atlas_pipeline.windows.panel import PRICES, Panel
 from resources.tracking import CHAMPION, MODEL
 
 YEAR = 2007
+FOLD = str(YEAR)
 
 
 def files_of(pipeline) -> dict[str, str]:
@@ -276,3 +278,33 @@ def test_a_second_base_is_registered_but_not_live(fold_copy) -> None:
     assert [version.tags["kind"] for version in versions] == ["base", "base"]
     assert fold_copy.tracking.alias(MODEL, CHAMPION).version == 1
     assert "verdict" not in versions[1].tags
+
+
+@pytest.mark.parametrize("head", ["direction", "quantiles"])
+def test_a_head_without_density_is_learned_and_judged(fold_copy, head: str) -> None:
+    chosen = {"head": head, "horizon": [1, 5]}
+    result = fold_copy.learn("train_task", "forecaster", "predictions", overrides=chosen, partition=FOLD, checks=True)
+    assert result.success, fold_copy.failure(result)
+    assert fold_copy.checks(result)["predictions_schema"]
+    rows = fold_copy.warehouse.read(PREDICTIONS)
+    assert set(rows["horizon"]) == {1, 5} and set(rows["head"]) == {head} and set(rows["fold"]) == {FOLD}
+    made = metadata(result, "predictions")
+    assert "baseline" in made["scores out of sample"] and made["reliability"].startswith("![")
+    loss = {"direction": "cross-entropy (nats a bar)", "quantiles": "pinball loss (multiples of the volatility)"}[head]
+    assert metadata(result, "forecaster")[f"validation {loss}"] > 0
+    for asset in ("forecasts", "embeddings"):
+        refused = fold_copy.fold(asset, overrides=chosen)
+        assert f"head='{head}' says no density" in fold_copy.failure(refused)
+
+
+def test_a_density_is_not_for_the_table_of_predictions(fold_copy) -> None:
+    refused = fold_copy.learn("train_task", "predictions", partition=FOLD)
+    assert "says densities: materialize forecasts" in fold_copy.failure(refused)
+
+
+def test_several_horizons_are_forecast_side_by_side(fold_copy) -> None:
+    result = fold_copy.fold("forecaster", "forecasts", overrides={"horizon": [1, 5]})
+    assert result.success, fold_copy.failure(result)
+    rows = fold_copy.warehouse.read(FORECASTS)
+    of_five = rows[rows["horizon"] == 5]
+    assert set(of_five["model"]) == {"forecaster"} and (rows["horizon"] == 1).sum() > len(of_five) > 0
