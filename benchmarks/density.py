@@ -13,7 +13,7 @@ import math
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -132,7 +132,7 @@ def report(prefix: str, panel: Panel, config: Config, seeds: Sequence[int]) -> N
         }
     with EVALUATIONS.open("a") as log:
         about = {"at": f"{datetime.now(UTC):%Y-%m-%dT%H:%MZ}", "figure": prefix, "symbols": panel.symbols}
-        changed = {name: value for name, value in config.values().items() if value != getattr(Config, name)}
+        changed = {name: value for name, value in asdict(config).items() if value != getattr(Config, name)}
         log.write(json.dumps({**about, "seeds": list(seeds), "config": changed, **kept}) + "\n")
 
 
