@@ -32,7 +32,14 @@ CHILD_SECONDS = 90
 """After which a child that waits for ever (for a slot that a killed run kept, say) is ended by SIGALRM."""
 
 # What says how long something took, or where it was: the rest of a record must be the same.
-MEASURED = {"windows_per_second", "seconds", "peak_memory_bytes"}
+MEASURED = {
+    "windows_per_second",
+    "step/windows_per_second",
+    "cpu/utilization",
+    "cpu/memory_bytes",
+    "seconds",
+    "peak_memory_bytes",
+}
 
 
 class Watched:

@@ -64,10 +64,10 @@ INSTANTS: dict[str, dict[str, dict[str, Any]]] = {
         **events("panel"),
     },
     "forecaster": {
-        "the first epoch is reported, not kept": kill(f"{FITTING}._save", "before"),
+        "the first epoch is reported, not kept": kill("atlas_pipeline.training.loop:save_state", "before"),
         "a checkpoint has no name": kill("pathlib:Path.replace", "before", ".working/"),
         "a checkpoint is there": kill("pathlib:Path.replace", "after", ".working/"),
-        "within the second epoch": kill(f"{FITTING}._step", "after", call=5),
+        "within the second epoch": kill(f"{FITTING}._gradients", "after", call=5),
         "written, not published": kill("resources.artifacts:_flush", "before"),
         "published": kill("resources.artifacts:Artifacts.discard_working_directory", "before"),
         "the tracked run is open": kill(f"{REGISTRY}.set_terminated", "before"),
