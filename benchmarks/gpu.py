@@ -28,8 +28,16 @@ SIZES = {
     "200m": {"d_model": 1024, "n_heads": 16, "n_layers": 16, "ff_dim": 4096},
 }
 """Networks of about so many weights, windows of 512 bars in patches of 16."""
-PEAKS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "RTX 4090": 165.2e12}
-"""Dense bfloat16 FLOP a second by NVIDIA's data sheets, by a part of the device's name."""
+PEAKS = {
+    "H200 NVL": 835.5e12,
+    "H200": 989e12,
+    "H100 NVL": 835.5e12,
+    "H100 PCIe": 756e12,
+    "H100": 989e12,
+    "A100": 312e12,
+    "RTX 4090": 165.2e12,
+}
+"""Dense bfloat16 FLOP a second by NVIDIA's data sheets, by a part of the device's name; the first that fits counts."""
 COMPILED: tuple[CompileMode, ...] = ("default", "reduce-overhead", "max-autotune")
 
 
@@ -78,8 +86,11 @@ def report(size: str, hardware: Hardware, batch: int, peak: float | None, note: 
     config = Config(**SIZES[size])
     plain = measure(config, hardware, batch, steps)
     used = plain.speed * flops(config, Forecaster(config))
-    share = used / peak if peak else float("nan")
-    figure(f"gpu.{size}.flops", used / 1e12, "TFLOP/s", "the chip's bf16 peak", (peak or 0) / 1e12, share, note)
+    if peak is None:
+        # A share of an unknown peak is no number, and JSON has no other for it.
+        print(f"gpu.{size}.flops: {used / 1e12:.3g} TFLOP/s; no peak is known of {note}", file=sys.stderr)
+    else:
+        figure(f"gpu.{size}.flops", used / 1e12, "TFLOP/s", "the chip's bf16 peak", peak / 1e12, used / peak, note)
     for name, other in (
         ("amp", replace(hardware, precision="float32")),
         ("checkpointing", replace(hardware, gradient_checkpointing=True)),
@@ -92,13 +103,18 @@ def report(size: str, hardware: Hardware, batch: int, peak: float | None, note: 
         figure(f"gpu.{size}.{name}", ours, "windows/s", peer, theirs, ours / theirs, memory)
 
 
+def peak_of(device: str) -> float | None:
+    """Dense bfloat16 FLOP a second of a device of this name; None where it is not known."""
+    return next((flop for part, flop in PEAKS.items() if part in device), None)
+
+
 def main() -> None:
     """Print ``gpu.*``, or say that there is no GPU."""
     if not torch.cuda.is_available():
         print("gpu: left out, torch finds no CUDA device here", file=sys.stderr)
         return
     name = torch.cuda.get_device_name()
-    peak = next((flop for part, flop in PEAKS.items() if part in name), None)
+    peak = peak_of(name)
     for size, batch in (("2m", 1024), ("20m", 512), ("200m", 128)):
         report(size, Hardware(device="cuda", precision="bfloat16", tf32=True), batch, peak, name)
 

@@ -112,8 +112,13 @@ def report(prefix: str, config: Config, folder: Path) -> None:
             )
         else:
             values = sessions[name].run([VALUES], {WINDOWS: inputs.numpy()})[0].astype(np.float64)
-            off = np.abs(values - exact)[:, 0, :2] / exact[:, :1, 1]
-            lost = f"NLL {loss(values) - loss(exact):+.5f}, location and scale within {off.max():.2g} scales"
+            off = np.abs(values - exact)[:, 0]
+            off[:, :2] /= exact[:, :1, 1]
+            apart = ", ".join(
+                f"{quantity} {mean:.2g} (at most {most:.2g})"
+                for quantity, mean, most in zip(model.head.quantities, off.mean(axis=0), off.max(axis=0), strict=True)
+            )
+            lost = f"NLL {loss(values) - loss(exact):+.5f}; off by, location and scale in scales: {apart}"
             other, against = "eager, same run", found["eager"][0]
         weights = sum(p.numel() for p in model.parameters())
         note = f"p99 {tail:.2f} ms; {lost}; batch 1, {THREADS} threads, {weights:,} weights"

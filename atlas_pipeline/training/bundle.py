@@ -76,6 +76,14 @@ class TrainedForecaster:
         """SHA-256 (hex) of the weights: what an adapter names as the base it belongs to."""
         return tensors_digest(dict(self.model.named_parameters()))
 
+    @cached_property
+    def scaler_hash(self) -> str:
+        """SHA-256 (hex) of the scaler's arrays: what tells which scaling a network's inputs need."""
+        return tensors_digest(self._scaler_tensors())
+
+    def _scaler_tensors(self) -> dict[str, torch.Tensor]:
+        return {name: torch.from_numpy(array) for name, array in self.scaler.state()[0].items()}
+
     def save(self, directory: Path) -> Path:
         """Write the bundle; ``directory`` is replaced as a whole.
 
@@ -89,9 +97,7 @@ class TrainedForecaster:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
         base_hash = write_tensors(temporary / WEIGHTS, dict(self.model.named_parameters()), {})
-        arrays, record = self.scaler.state()
-        tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
-        scaler_hash = write_tensors(temporary / SCALER, tensors, record)
+        scaler_hash = write_tensors(temporary / SCALER, self._scaler_tensors(), self.scaler.state()[1])
         about = {
             "base_hash": base_hash,
             "scaler_hash": scaler_hash,

@@ -11,6 +11,7 @@ import statistics
 import time
 from collections import defaultdict
 from functools import partial
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -51,8 +52,10 @@ def part_of(name: str, module: nn.Module) -> str | None:
 def forward_profile(model: Forecaster, windows: Tensor, repetitions: int = REPETITIONS) -> pd.DataFrame:
     """Measure how long each part of a forward pass takes.
 
-    A part's time is its modules' own, without that of parts inside them, so that the parts add up; what lies between
-    (residual sums, activations, pooling) is ``other``.
+    A pass is cut wherever a part begins or ends, and each stretch goes to the part it lies in, so that the parts add
+    up. What lies between two layers of the same part, the activation of the feed-forward network, belongs to that
+    part; what else lies between (residual sums, pooling) is ``other``. On a GPU the stretches are between events in
+    its stream, so that nothing waits for the measurement.
 
     Parameters
     ----------
@@ -70,49 +73,59 @@ def forward_profile(model: Forecaster, windows: Tensor, repetitions: int = REPET
     """
     import pandas as pd
 
-    def now() -> float:
-        if windows.device.type == "cuda":
-            torch.cuda.synchronize(windows.device)
-        return time.perf_counter()
+    cuda = windows.device.type == "cuda"
+    # Where the pass was cut: the instant, the part, the module that holds it, and whether the part begins there.
+    cuts: list[tuple[Any, str, str, bool]] = []
 
-    spent: dict[str, float] = defaultdict(float)
-    # Of each open part: its name, when it began, and how long parts inside it took.
-    stack: list[tuple[str, float, float]] = []
-
-    def enter(part: str, *_: Any) -> None:
-        stack.append((part, now(), 0.0))
-
-    def leave(*_: Any) -> None:
-        part, began, inside = stack.pop()
-        whole = now() - began
-        spent[part] += whole - inside
-        if stack:
-            name, start, already = stack[-1]
-            stack[-1] = (name, start, already + whole)
+    def cut(part: str, holder: str, begins: bool, *_: Any) -> None:
+        instant: Any
+        if cuda:
+            instant = torch.cuda.Event(enable_timing=True)
+            instant.record()
+        else:
+            instant = time.perf_counter()
+        cuts.append((instant, part, holder, begins))
 
     handles = []
     for name, module in model.named_modules():
         part = part_of(name, module)
         if part is not None:
-            handles.append(module.register_forward_pre_hook(partial(enter, part)))
-            handles.append(module.register_forward_hook(leave))
+            holder = name.rpartition(".")[0]
+            handles.append(module.register_forward_pre_hook(partial(cut, part, holder, True)))
+            handles.append(module.register_forward_hook(partial(cut, part, holder, False)))
     passes = []
     try:
         model.eval()
         with torch.inference_mode():
             for _ in range(2 + repetitions):
-                spent.clear()
-                enter("other")
+                cuts.clear()
+                cut("other", "", True)
                 model(windows)
-                leave()
-                passes.append(dict(spent))
+                cut("other", "", False)
+                if cuda:
+                    torch.cuda.synchronize(windows.device)
+                passes.append(_by_part(cuts))
     finally:
         for handle in handles:
             handle.remove()
     totals = [sum(each.values()) for each in passes[2:]]
     median = passes[2:][totals.index(statistics.median_low(totals))]
-    rows = [(part, 1e3 * median[part], median[part] / sum(median.values())) for part in PARTS if part in median]
+    rows = [(part, median[part], median[part] / sum(median.values())) for part in PARTS if part in median]
     return pd.DataFrame(rows, columns=["part", "milliseconds", "share"])
+
+
+def _by_part(cuts: list[tuple[Any, str, str, bool]]) -> dict[str, float]:
+    spent: dict[str, float] = defaultdict(float)
+    open_parts: list[str] = []
+    for (start, part, holder, begins), (end, following, next_holder, next_begins) in pairwise(cuts):
+        if begins:
+            open_parts.append(part)
+        else:
+            open_parts.pop()
+        between_two = not begins and next_begins and part == following and holder == next_holder
+        milliseconds = 1e3 * (end - start) if isinstance(start, float) else start.elapsed_time(end)
+        spent[part if between_two else open_parts[-1]] += milliseconds
+    return dict(spent)
 
 
 def memory_breakdown(model: Forecaster, batch: int, config: Config) -> pd.DataFrame:

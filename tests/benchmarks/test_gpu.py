@@ -41,3 +41,21 @@ def test_a_report_has_every_figure(capsys, monkeypatch):
     config = Config(**tiny)
     weights = sum(p.numel() for p in Forecaster(config).backbone.parameters())
     assert gpu.flops(config, Forecaster(config)) == 3 * (2 * weights * 2 + 4 * 8 * 4)
+    gpu.report("2m", Hardware(device="cpu"), 4, None, "an unknown chip", steps=1)
+    said = capsys.readouterr()
+    assert "no peak is known of an unknown chip" in said.err and "gpu.2m.flops" not in said.out
+
+
+@pytest.mark.parametrize(
+    ("device", "peak"),
+    [
+        ("NVIDIA H100 80GB HBM3", 989e12),
+        ("NVIDIA H100 PCIe", 756e12),
+        ("NVIDIA H200", 989e12),
+        ("NVIDIA A100-SXM4-40GB", 312e12),
+        ("NVIDIA GeForce RTX 4090", 165.2e12),
+        ("NVIDIA GeForce RTX 4060 Ti", None),
+    ],
+)
+def test_a_card_has_the_peak_of_its_own_data_sheet(device, peak):
+    assert gpu.peak_of(device) == peak

@@ -17,14 +17,17 @@ from atlas_pipeline.windows.folds import Fold
 YEAR = 2003
 
 
-@pytest.fixture
-def trained(make_panel, small, hardware, tmp_path):
-    config = small(max_epochs=1, head="skewed_t", horizon=(1, 5))
+@pytest.fixture(params=[True, False], ids=["fused", "reference"])
+def trained(make_panel, small, hardware, tmp_path, request):
+    # Both kernels of attention are exported: each is traced its own way.
+    config = small(max_epochs=1, head="skewed_t", horizon=(1, 5), use_flash_attention=request.param)
     return fit_forecaster(make_panel(), Fold(YEAR, config), config, hardware, tmp_path / "state", features=["x", "z"])
 
 
 def test_onnx_runtime_says_what_torch_says_in_float32_and_nearly_in_int8(trained, tmp_path):
     path, small = tmp_path / "model.onnx", tmp_path / "int8.onnx"
+    # The bundle beside it names the same scaler.
+    scaler_hash = json.loads((trained.save(tmp_path / "bundle") / "config.json").read_text())["scaler_hash"]
     export_onnx(trained, path)
     quantize_int8(path, small)
     windows = torch.randn(7, 32, 2)
@@ -40,11 +43,13 @@ def test_onnx_runtime_says_what_torch_says_in_float32_and_nearly_in_int8(trained
     for each in (path, small):
         about = {entry.key: entry.value for entry in onnx.load(each).metadata_props}
         assert about["base_hash"] == trained.base_hash and about["fold"] == str(YEAR)
+        assert about["scaler_hash"] == scaler_hash
         assert json.loads(about["features"]) == ["x", "z"] and json.loads(about["horizons"]) == [1, 5]
         assert json.loads(about["quantities"]) == ["location", "scale", "df", "skew"]
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["int8.onnx", "model.onnx", "state"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["bundle", "int8.onnx", "model.onnx", "state"]
 
 
+@pytest.mark.parametrize("trained", [True], indirect=True)
 def test_a_network_that_is_exported_wrongly_is_not_written(trained, tmp_path, monkeypatch):
     def other_weights(*_, **__):
         # What a broken exporter would give: a graph of the same shapes with outputs of its own.

@@ -7,6 +7,7 @@ from typing import get_args
 
 import pytest
 import torch
+from torch.nn import functional
 
 from atlas_pipeline.config import BackboneKind
 from atlas_pipeline.models.forecaster import Forecaster
@@ -44,6 +45,21 @@ def test_a_slow_part_shows(small, monkeypatch):
     monkeypatch.setattr(Attention, "forward", slow)
     table = forward_profile(model, torch.randn(4, 32, 2), repetitions=3).set_index("part")
     assert table.loc["attention", "milliseconds"] >= 10 and table.loc["attention", "share"] > 0.8
+
+
+def test_the_activation_between_two_layers_is_theirs(small, monkeypatch):
+    _, model = network(small, "patchtst")
+    gelu = functional.gelu
+
+    def slow(x):
+        until = time.perf_counter() + 0.01
+        while time.perf_counter() < until:
+            pass
+        return gelu(x)
+
+    monkeypatch.setattr(functional, "gelu", slow)
+    table = forward_profile(model, torch.randn(4, 32, 2), repetitions=3).set_index("part")
+    assert table.loc["feed-forward", "milliseconds"] >= 10 and table.loc["feed-forward", "share"] > 0.8
 
 
 @pytest.mark.parametrize("backbone", get_args(BackboneKind))
