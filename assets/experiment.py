@@ -48,8 +48,10 @@ class Experiment(dg.Config):
         dagster.Failure
             Where the experiment or a setting is unknown or cannot work; retrying cannot mend it.
         """
-        chosen = {name: getattr(self, name) for name in ("backbone", "head", "features") if getattr(self, name)}
-        if self.horizon:
+        chosen = {
+            name: getattr(self, name) for name in ("backbone", "head", "features") if getattr(self, name) is not None
+        }
+        if self.horizon is not None:
             chosen["horizon"] = self.horizon[0] if len(self.horizon) == 1 else tuple(self.horizon)
         try:
             twice = sorted(chosen.keys() & self.overrides.keys())

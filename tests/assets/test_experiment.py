@@ -71,6 +71,8 @@ def test_the_launchpads_fields_are_merged_over_the_preset() -> None:
         ({"head": "cauchy"}, r"Config\.head='cauchy': use one of student_t"),
         ({"backbone": "lstm"}, r"Config\.backbone='lstm': use one of patchtst"),
         ({"horizon": [5, 1]}, r"Config\.horizon=\(5, 1\)"),
+        ({"horizon": []}, r"Config\.horizon=\(\)"),
+        ({"head": ""}, r"Config\.head='': use one of student_t"),
         ({"head": "gaussian", "overrides": {"head": "student_t"}}, "head stands in the launchpad's field and in over"),
         ({"experiment": "weekly_butterflies"}, "there are: .*daily_indices"),
     ],
