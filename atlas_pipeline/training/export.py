@@ -7,6 +7,7 @@ Scaled windows go in, as ``ScaledWindows`` makes them: scaler and unit stay outs
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import cast
 
@@ -104,17 +105,23 @@ def _require_same(said: nn.Module, content: bytes, seq_length: int, features: in
         for name, ours, theirs in zip(
             (EMBEDDING, VALUES), expected, session.run(None, {WINDOWS: windows.numpy()}), strict=True
         ):
-            finite = np.isfinite(ours.numpy())
-            off = np.abs(ours.numpy()[finite] - theirs[finite]) / (1 + np.abs(ours.numpy()[finite]))
-            if (
-                theirs.shape != tuple(ours.shape)
-                or (np.isfinite(theirs) != finite).any()
-                or off.max(initial=0.0) > TOLERANCE
-            ):
+            off = _difference(ours.numpy(), theirs)
+            if off > TOLERANCE:
                 raise ExportError(
-                    f"the exported network's {name} is {off.max(initial=0.0):.2g} from torch's on {batch} windows, "
+                    f"the exported network's {name} is {off:.2g} from torch's on {batch} windows, "
                     f"{TOLERANCE} is allowed: nothing was written; report the backbone and head"
                 )
+
+
+def _difference(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> float:
+    """Largest difference as a share of one and the size; infinite where shapes or what is not finite differ."""
+    if ours.shape != theirs.shape:
+        return math.inf
+    finite = np.isfinite(ours)
+    # An infinity is a value too: of a normal density's degrees of freedom.
+    if not np.array_equal(ours[~finite], theirs[~finite], equal_nan=True) or not np.isfinite(theirs[finite]).all():
+        return math.inf
+    return float((np.abs(ours[finite] - theirs[finite]) / (1 + np.abs(ours[finite]))).max(initial=0.0))
 
 
 def quantize_int8(source: Path, target: Path) -> None:

@@ -10,7 +10,7 @@ import onnx
 import pytest
 import torch
 
-from atlas_pipeline.training.export import ExportError, export_onnx, quantize_int8, run_onnx
+from atlas_pipeline.training.export import TOLERANCE, ExportError, _difference, export_onnx, quantize_int8, run_onnx
 from atlas_pipeline.training.fit import fit_forecaster
 from atlas_pipeline.windows.folds import Fold
 
@@ -72,3 +72,19 @@ def test_a_network_that_is_exported_wrongly_is_not_written(trained, tmp_path, mo
     with pytest.raises(ExportError, match=r"embedding is .* from torch's on 1 windows, 0.001 is allowed: nothing was"):
         export_onnx(trained, tmp_path / "model.onnx")
     assert not (tmp_path / "model.onnx").exists()
+
+
+@pytest.mark.parametrize(
+    ("theirs", "same"),
+    [
+        ([[1.0, np.inf]], True),
+        ([[1.0, -np.inf]], False),
+        ([[1.0, np.nan]], False),
+        ([[np.inf, np.inf]], False),
+        ([[1.1, np.inf]], False),
+        ([1.0, np.inf], False),
+    ],
+)
+def test_infinities_and_shapes_are_compared_too(theirs, same):
+    off = _difference(np.array([[1.0, np.inf]], np.float32), np.array(theirs, np.float32))
+    assert (off <= TOLERANCE) is same
