@@ -210,7 +210,7 @@ def _differing_months(stored: pd.DataFrame, computed: pd.DataFrame) -> list[str]
     pool="lake",
     kinds={"safetensors", "numpy"},
     owners=OWNERS,
-    code_version="4",
+    code_version="5",
     retry_policy=TRANSIENT,
 )
 def panel(
@@ -218,8 +218,9 @@ def panel(
 ) -> Iterator[dg.MaterializeResult | dg.AssetMaterialization]:
     """One year's columns of all sets of features, prices and corporate actions: contiguous, memory-mappable.
 
-    A model reads the columns of its own set, so that another set can be chosen without building the panels again. What
-    quotes and option chains say is joined as of each bar, and missing where a market has none.
+    A model reads the columns of its own set, so that another set can be chosen without building the panels again. The
+    market's means are over the series of each instant. What quotes and option chains say is joined as of each bar, and
+    missing where a market has none.
     """
     versions: dict[str, str] = {}
     own: dict[str, dict[str, object]] = {}

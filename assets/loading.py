@@ -24,8 +24,9 @@ from atlas_pipeline.config import (
     TrainingSettings,
     digest_of,
 )
+from atlas_pipeline.features.cross_section import MARKET, market_means
 from atlas_pipeline.features.microstructure import GAP, MICROSTRUCTURE_FEATURES, MICROSTRUCTURE_SET
-from atlas_pipeline.features.model_inputs import set_columns
+from atlas_pipeline.features.model_inputs import set_columns, table_columns
 from atlas_pipeline.features.options import OPTIONS_SET, UNDERLYING_OPTION_FEATURES
 from atlas_pipeline.features.registry import FEATURES
 from atlas_pipeline.features.relative import VOLATILITY
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     from resources.lake import Lake
     from resources.warehouse import Warehouse
 
-CODE_VERSION = "4"
+CODE_VERSION = "5"
 """Of everything that is learned; raised when the code would learn something else from the same rows."""
 
 JOINED_AS_OF = (
@@ -60,13 +61,14 @@ def model_rows(
 ) -> Panel:
     """Read these features, prices, trailing volatility, splits and dividends of all bars in [start, end).
 
-    What is not of bars is what was known when the bar was complete, and missing where nothing was.
+    What is not of bars is what was known when the bar was complete, and missing where nothing was. The market's means
+    are over the series in the lake.
     """
     from atlas_pipeline.features.as_of import latest_as_of
     from atlas_pipeline.windows.panel import Panel
 
     joined = {name for _, of_table, _ in JOINED_AS_OF for name in of_table}
-    own = [name for name in features if name not in joined]
+    own = [name for name in table_columns(features) if name not in joined]
     inputs = lake.read(
         FEATURES,
         start=start,
@@ -77,6 +79,9 @@ def model_rows(
     columns = [*BARS.key, "open", "high", "low", "close", "volume"]
     prices = lake.read(BARS, start=start, end=end, snapshot=snapshot, columns=columns)
     rows = inputs.merge(prices, on=list(BARS.key), validate="one_to_one")
+    market = [name for name in features if name in MARKET]
+    if market:
+        rows[market] = market_means(rows, market)
     for table, of_table, limit in JOINED_AS_OF:
         wanted = [name for name in features if name in of_table]
         if wanted:

@@ -61,6 +61,10 @@ def test_execution_is_not_part_of_what_is_learned() -> None:
     ("settings", "culprit"),
     [
         ({"scaler": "quantile"}, "scaler='quantile': use one of robust, min_max, instance"),
+        (
+            {"scaler": "instance", "seq_length": 1, "patch_length": 1, "stride": 1},
+            "scaler='instance': .* longer window",
+        ),
         ({"horizon": 0}, "horizon=0"),
         ({"stride": 0}, "stride=0"),
         ({"seq_length": 500}, "seq_length=500"),
@@ -99,6 +103,14 @@ def test_execution_is_not_part_of_what_is_learned() -> None:
         ({"eval_interval": 0}, "eval_interval=0"),
         ({"mixup_alpha": -1.0}, "mixup_alpha=-1.0"),
         ({"cutmix_alpha": -1.0}, "cutmix_alpha=-1.0"),
+        ({"members": 0}, "members=0"),
+        ({"members": 2, "backbone": "recursive"}, "members=2: .* leave it at 1"),
+        ({"recency_half_life": 0.0}, "recency_half_life=0.0: use a number of years"),
+        ({"target_symbols": ("A", "A"), "target_weight": 2.0}, "target_symbols=.* each once"),
+        ({"target_symbols": "SPY", "target_weight": 2.0}, "target_symbols='SPY': give a list"),
+        ({"target_symbols": ("A",), "target_weight": 0.0}, "target_weight=0.0: use a number above 0"),
+        ({"target_symbols": ("A",)}, "target_weight=1.0: .* give both, or neither"),
+        ({"target_weight": 2.0}, "target_weight=2.0: .* give both, or neither"),
         ({"max_skipped_steps": -1}, "max_skipped_steps=-1"),
     ],
 )

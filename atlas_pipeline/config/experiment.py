@@ -52,6 +52,8 @@ class Config(
             require(getattr(self, name) in choices, name, f"use one of {', '.join(choices)}")
         if isinstance(self.horizon, list):
             object.__setattr__(self, "horizon", tuple(self.horizon))
+        if isinstance(self.target_symbols, list):
+            object.__setattr__(self, "target_symbols", tuple(self.target_symbols))
         require(
             all(isinstance(each, int) and each >= 1 for each in self.horizons) and len(self.horizons) > 0,
             "horizon",
@@ -68,6 +70,11 @@ class Config(
             "seq_length",
             f"must be patch_length ({self.patch_length}) plus a multiple of stride ({self.stride}), or at least "
             "patch_length with patch_padding='end'",
+        )
+        require(
+            self.scaler != "instance" or self.seq_length > 1,
+            "scaler",
+            "a window of one bar is its own mean, and every input would be 0: use a longer window or another scaler",
         )
         require(
             self.backbone in ("mamba", "residual_mlp") or self.d_model % self.n_heads == 0,
@@ -101,6 +108,7 @@ class Config(
             "cycles",
             "seq_length",
             "n_layers",
+            "members",
             "state_size",
             "latent_steps",
             "supervision_steps",
@@ -126,6 +134,27 @@ class Config(
         require(self.eval_interval is None or self.eval_interval >= 1, "eval_interval", "use 1 or more steps, or None")
         for name in ("mixup_alpha", "cutmix_alpha", "max_skipped_steps"):
             require(getattr(self, name) >= 0, name, "use 0 or more")
+        require(
+            self.members == 1 or self.backbone != "recursive",
+            "members",
+            "backbone='recursive' has losses of its own on its steps: leave it at 1, or use another backbone",
+        )
+        require(
+            self.recency_half_life is None or self.recency_half_life > 0,
+            "recency_half_life",
+            "use a number of years above 0, or None",
+        )
+        require(
+            isinstance(self.target_symbols, tuple) and len(set(self.target_symbols)) == len(self.target_symbols),
+            "target_symbols",
+            "give a list of symbols, each once",
+        )
+        require(self.target_weight > 0, "target_weight", "use a number above 0")
+        require(
+            (self.target_weight == 1) == (len(self.target_symbols) == 0),
+            "target_weight",
+            "it is the weight of target_symbols: give both, or neither",
+        )
         require(0 <= self.label_smoothing < 1, "label_smoothing", "use a number from 0 up to, not including, 1")
         require(0 <= self.supervision_ramp <= 1, "supervision_ramp", "use a share of the training, 0 to 1")
         require(self.huber_delta > 0, "huber_delta", "use a number above 0")

@@ -68,6 +68,7 @@ class ModelSettings:
     Patches of ``patch_length`` bars begin every ``stride`` bars; ``patch_padding="end"`` repeats the newest bar
     ``stride`` times and so makes one patch more. ``channels``, ``positions`` and ``norm_placement`` are the patch
     transformers' (``models.patchtst``). ``n_layers`` counts transformer or Mamba layers or residual blocks.
+    ``members`` such networks are learned side by side and averaged (``models.ensemble``).
     ``stochastic_depth`` is the probability of dropping the last layer in training; it rises linearly to it.
     ``state_size`` is the states a channel of Mamba has. The recursive backbone makes ``latent_steps`` in each of
     ``supervision_steps``.
@@ -86,6 +87,7 @@ class ModelSettings:
     d_model: int = 256
     n_heads: int = 8
     n_layers: int = 6
+    members: int = 1
     ff_dim: int = 1024
     dropout: float = 0.1
     stochastic_depth: float = 0.0
@@ -101,7 +103,10 @@ class TrainingSettings:
     ``schedule`` is the learning rate's course (``training.schedule``), ``cycles`` the cosines in it, each a restart;
     with ``scale_learning_rate`` its peak grows with the square root of the effective batch. ``sampling`` says how an
     epoch's windows fall into batches (``windows.sampling``). ``mixup_alpha`` and ``cutmix_alpha`` are the parameters of
-    the Beta distribution windows are mixed by, 0 for not at all (``windows.augmentation``). ``eval_interval`` counts
+    the Beta distribution windows are mixed by, 0 for not at all (``windows.augmentation``). With
+    ``recency_half_life``, in years, a window that ends so much before the newest counts half. ``target_symbols`` are
+    those the model is meant for, where others are learned beside them for what they have in common: their windows count
+    ``target_weight`` times as much (``windows.sampling``). ``eval_interval`` counts
     optimizer steps between evaluations, and ``early_stopping_patience`` bears so many without a gain; None evaluates
     after each epoch. ``selection`` says whether the best evaluation's weights are kept or the last's: where the rate is
     annealed to the end and validation windows are few, the last is the better choice. A fit skips
@@ -120,6 +125,9 @@ class TrainingSettings:
     sampling: SamplingKind = "shuffled"
     mixup_alpha: float = 0.0
     cutmix_alpha: float = 0.0
+    recency_half_life: float | None = None
+    target_symbols: tuple[str, ...] = ()
+    target_weight: float = 1.0
     weight_decay: float = 0.01
     max_epochs: int = 50
     eval_interval: int | None = None

@@ -11,11 +11,13 @@ from pathlib import Path
 
 from atlas_pipeline.features.atlas8 import ATLAS8
 from atlas_pipeline.features.coverage import FEATURE_COVERAGE, REASONS
+from atlas_pipeline.features.cross_section import MARKET
 from atlas_pipeline.features.feature import CURRENCY, Feature
 from atlas_pipeline.features.heterogeneous import HETEROGENEOUS
 from atlas_pipeline.features.microstructure import MICROSTRUCTURE
+from atlas_pipeline.features.model_inputs import MODEL_SETS
 from atlas_pipeline.features.options import OPTION_CONTRACT, OPTION_UNDERLYING
-from atlas_pipeline.features.registry import FEATURES, REGISTRY, SETS
+from atlas_pipeline.features.registry import FEATURES, REGISTRY
 from atlas_pipeline.features.relative import RELATIVE, VOLATILITY
 from atlas_pipeline.features.technical import TECHNICAL, VOLATILITY_INDEX
 from atlas_pipeline.market.calendars import LONGEST_CLOSURE
@@ -40,6 +42,12 @@ _DECLARED = (
         "heterogeneous",
         "Volatility and signed returns at many memories at once, for the density forecaster too.",
         HETEROGENEOUS,
+    ),
+    (
+        "market",
+        "Means over all series at the same instant. They stand in the panels alone, made of columns of the table when "
+        "rows are joined for models.",
+        tuple(MARKET.values()),
     ),
     ("technical", "Averages, returns, ranges, breakouts and distances.", TECHNICAL),
     (
@@ -81,7 +89,7 @@ def feature_page() -> str:
     ]
     for name, text, features in _DECLARED:
         sections += [f"## {name}", _wrapped(text), _table(_HEADER, map(_cells, features))]
-    rows = ((f"`{name}`", str(len(columns)), _names(columns)) for name, columns in SETS.items())
+    rows = ((f"`{name}`", str(len(columns)), _names(columns)) for name, columns in MODEL_SETS.items())
     sections += ["## Sets and tiers", _sets(), _table(_SET_HEADER, rows)]
     sections += ["## What NaN means", _missing(), "## Splits and dividends", _adjustment()]
     sections += ["## Streaming", _streaming(), "## Causality", _causality()]

@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+from atlas_pipeline.features.cross_section import MARKET
 from atlas_pipeline.features.microstructure import MICROSTRUCTURE_SET
 from atlas_pipeline.features.options import OPTIONS_SET
 from atlas_pipeline.features.registry import SETS
 
-MODEL_SETS: dict[str, tuple[str, ...]] = {**SETS, "options": OPTIONS_SET, "microstructure": MICROSTRUCTURE_SET}
-"""Columns of each set: of bars, and of what is joined to them as of the bar."""
+MODEL_SETS: dict[str, tuple[str, ...]] = {
+    **SETS,
+    "market": tuple(MARKET),
+    "options": OPTIONS_SET,
+    "microstructure": MICROSTRUCTURE_SET,
+}
+"""Columns of each set: of bars, of all bars of the instant, and of what is joined to a bar as of its instant."""
 
 PANEL_FEATURES: tuple[str, ...] = tuple(dict.fromkeys(name for names in MODEL_SETS.values() for name in names))
 """Columns of all sets, each once, so that a set can be chosen without building the panels again."""
+
+
+def table_columns(features: Iterable[str]) -> tuple[str, ...]:
+    """Columns of the feature table that these are read from or made of, each once; what is joined is kept as it is."""
+    return tuple(dict.fromkeys(MARKET[name].inputs[0] if name in MARKET else name for name in features))
 
 
 def set_columns(features: str) -> tuple[str, ...]:

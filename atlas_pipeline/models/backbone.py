@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import ClassVar, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -35,7 +35,7 @@ class Backbone(nn.Module, ABC):
         Last names of the linear layers that low-rank adapters go on.
     """
 
-    lora_targets: ClassVar[tuple[str, ...]]
+    lora_targets: tuple[str, ...]
 
     def __init__(self) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ class Backbone(nn.Module, ABC):
         return tokens[:, -1]
 
     def iterations(self, x: Tensor, steps: int | None = None) -> list[Tensor]:
-        """Return the tokens after each supervision step, the final ones last, for a loss on each (``recursive``).
+        """Return the tokens that have a loss each: after each step of ``recursive``, or of each member of an ensemble.
 
         Parameters
         ----------

@@ -18,10 +18,12 @@ from torch.nn import functional
 from atlas_pipeline.config import Config
 from atlas_pipeline.models.head import Head
 
-# A variance below this share of the trailing one is a numerical accident, not a forecast.
+# A scale below this share of the trailing one is a numerical accident, not a forecast.
 SMALLEST_SCALE = 1e-3
 # Above 2 the variance exists; the margin keeps it from exploding.
 SMALLEST_DF = 2.1
+# No scale is 22,000 trailing volatilities; with so many degrees of freedom a t is normal in all digits of a float32.
+LARGEST_LOGARITHM = 10.0
 # Daily returns standardised by a trailing volatility have a kurtosis that about five to eight degrees fit
 # (Bollerslev, Review of Economics and Statistics 69, 1987, table 1).
 INITIAL_DF = 6.0
@@ -136,7 +138,8 @@ class GaussianHead(DensityHead):
 class StudentTHead(DensityHead):
     """Location, scale and degrees of freedom of Student's t; starts at location 0 and variance 1.
 
-    Returns have fat tails: under a normal density the few large ones would decide what is learned.
+    Returns have fat tails: under a normal density the few large ones would decide what is learned. The network says the
+    logarithm of the scale, as EGARCH does of the variance (Nelson, Econometrica 59 (1991) 347): volatilities multiply.
     """
 
     def __init__(self, config: Config) -> None:
@@ -144,8 +147,8 @@ class StudentTHead(DensityHead):
 
     def density(self, outputs: Tensor) -> Density:
         """Return Student's t densities."""
-        location, scale, df = outputs.unbind(-1)
-        return Density(location, functional.softplus(scale) + SMALLEST_SCALE, functional.softplus(df) + SMALLEST_DF)
+        location, log_scale, log_df = outputs.unbind(-1)
+        return Density(location, _exponential(log_scale) + SMALLEST_SCALE, _exponential(log_df) + SMALLEST_DF)
 
 
 class SkewedTHead(DensityHead):
@@ -159,9 +162,13 @@ class SkewedTHead(DensityHead):
 
     def density(self, outputs: Tensor) -> Density:
         """Return two-piece Student's t densities."""
-        location, scale, df, skew = outputs.unbind(-1)
-        scale, df = functional.softplus(scale) + SMALLEST_SCALE, functional.softplus(df) + SMALLEST_DF
+        location, log_scale, log_df, skew = outputs.unbind(-1)
+        scale, df = _exponential(log_scale) + SMALLEST_SCALE, _exponential(log_df) + SMALLEST_DF
         return Density(location, scale, df, LARGEST_SKEW * torch.tanh(skew))
+
+
+def _exponential(logarithm: Tensor) -> Tensor:
+    return logarithm.clamp(max=LARGEST_LOGARITHM).exp()
 
 
 def _inverse_softplus(value: float) -> float:
@@ -170,6 +177,6 @@ def _inverse_softplus(value: float) -> float:
 
 _STUDENT_T = (
     0.0,
-    _inverse_softplus(math.sqrt((INITIAL_DF - 2) / INITIAL_DF)),
-    _inverse_softplus(INITIAL_DF - SMALLEST_DF),
+    0.5 * math.log((INITIAL_DF - 2) / INITIAL_DF),
+    math.log(INITIAL_DF - SMALLEST_DF),
 )

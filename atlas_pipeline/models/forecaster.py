@@ -34,7 +34,7 @@ class Forecaster(nn.Module):
         return embedding, self._said(embedding)
 
     def supervised(self, x: Tensor, steps: int) -> list[Tensor]:
-        """Return the head's outputs after each of so many supervision steps, the final ones last."""
+        """Return the head's outputs that have a loss each, as of ``Backbone.iterations``."""
         return [self._said(self.backbone.pool(tokens).float()) for tokens in self.backbone.iterations(x, steps)]
 
     def _said(self, embedding: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ Gu and Dao, Mamba: Linear-Time Sequence Modeling with Selective State Spaces, 20
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -199,7 +199,7 @@ class Mamba(Backbone):
         The model's and the window's settings.
     """
 
-    lora_targets: ClassVar[tuple[str, ...]] = ("in_proj", "x_proj", "out_proj")
+    lora_targets: tuple[str, ...] = ("in_proj", "x_proj", "out_proj")
 
     def __init__(self, config: Config) -> None:
         super().__init__()

@@ -10,7 +10,7 @@ not mention and the fused attention kernels cannot express. The paper's instance
 from __future__ import annotations
 
 import contextlib
-from typing import ClassVar, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -185,7 +185,7 @@ class PatchTransformer(Backbone):
         The model's and the window's settings.
     """
 
-    lora_targets: ClassVar[tuple[str, ...]] = ("q_proj", "k_proj", "v_proj", "o_proj")
+    lora_targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
 
     def __init__(self, config: Config) -> None:
         super().__init__()

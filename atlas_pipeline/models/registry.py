@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from atlas_pipeline.config import BackboneKind, Config
 from atlas_pipeline.models.backbone import Backbone
+from atlas_pipeline.models.ensemble import Ensemble
 from atlas_pipeline.models.mamba import Mamba
 from atlas_pipeline.models.patchtst import PatchTST
 from atlas_pipeline.models.recursive import Recursive
@@ -18,5 +19,6 @@ BACKBONES: dict[BackboneKind, type[PatchTST] | type[Mamba] | type[ResidualMLP] |
 
 
 def make_backbone(config: Config) -> Backbone:
-    """Make the backbone that the configuration names."""
-    return BACKBONES[config.backbone](config)
+    """Make the backbone that the configuration names, or an ensemble of ``config.members`` of them."""
+    kind = BACKBONES[config.backbone]
+    return kind(config) if config.members == 1 else Ensemble([kind(config) for _ in range(config.members)])

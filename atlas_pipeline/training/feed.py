@@ -111,7 +111,8 @@ class Feed:
             mixing = replace(mixing, share=mixing.share.to(home), start=start)
             other = self.windows.batch(draw.partners.to(home))
             batch = batch._replace(
-                inputs=mix(batch.inputs, other.inputs, mixing), mixed=Mixed(other.target, other.unit, mixing.share)
+                inputs=mix(batch.inputs, other.inputs, mixing),
+                mixed=Mixed(other.target, other.unit, mixing.share, other.weight),
             )
         return _each(batch, Tensor.pin_memory) if self._copies_to_cuda else batch
 
@@ -150,5 +151,10 @@ def data_home(hardware: Hardware, device: torch.device, data_bytes: int) -> torc
 
 
 def _each(batch: Batch, change: Callable[[Tensor], Tensor]) -> Batch:
-    mixed = None if batch.mixed is None else Mixed(*map(change, batch.mixed))
-    return Batch(change(batch.inputs), change(batch.target), change(batch.unit), mixed)
+    def of(tensor: Tensor | None) -> Tensor | None:
+        return None if tensor is None else change(tensor)
+
+    mixed = batch.mixed
+    if mixed is not None:
+        mixed = Mixed(change(mixed.target), change(mixed.unit), change(mixed.share), of(mixed.weight))
+    return Batch(change(batch.inputs), change(batch.target), change(batch.unit), mixed, of(batch.weight))

@@ -26,6 +26,7 @@ from atlas_pipeline.training.progress import Progress
 from atlas_pipeline.windows.folds import Fold
 from atlas_pipeline.windows.index import density_unit, labels
 from atlas_pipeline.windows.panel import Panel
+from atlas_pipeline.windows.sampling import window_weights
 from atlas_pipeline.windows.scaled_windows import ScaledWindows
 from atlas_pipeline.windows.scaler import SCALERS
 
@@ -95,7 +96,8 @@ def fit_forecaster(
     ScalerLeakError
         Where a column has no value in the training rows.
     ValueError
-        Where there is no such set, it does not have ``config.feature_size`` columns, or the hardware is not there.
+        Where there is no such set, it does not have ``config.feature_size`` columns, one of ``config.target_symbols``
+        has no window, or the hardware is not there.
     """
     names = set_columns(config.features) if features is None else tuple(features)
     if len(names) != config.feature_size:
@@ -122,7 +124,9 @@ def fit_forecaster(
         def on_device(ends: Tensor) -> Tensor:
             return inputs(ends).to(compute.device, non_blocking=True)
 
-        def windows(ends: NDArray[np.int64], inputs: Callable[[Tensor], Tensor]) -> LabelledWindows:
+        def windows(
+            ends: NDArray[np.int64], inputs: Callable[[Tensor], Tensor], weight: NDArray[np.float32] | None = None
+        ) -> LabelledWindows:
             unit = np.stack([density_unit(panel, ends, each) for each in config.horizons], axis=1)
             target = np.stack([labels(panel, ends, each) for each in config.horizons], axis=1) / unit
             return LabelledWindows(
@@ -130,13 +134,14 @@ def fit_forecaster(
                 ends=torch.from_numpy(ends).to(home),
                 target=torch.from_numpy(target.astype(np.float32)).to(home),
                 unit=torch.from_numpy(unit.astype(np.float32)).to(home),
+                weight=None if weight is None else torch.from_numpy(weight).to(home),
             )
 
         loop = Loop(
             model,
             config,
             compute,
-            windows(split.train, inputs),
+            windows(split.train, inputs, window_weights(panel, split.train, config)),
             windows(split.validation, on_device),
             hardware.batch_size,
             workers=hardware.workers,

@@ -32,18 +32,21 @@ class Mixed(NamedTuple):
     target: Tensor
     unit: Tensor
     share: Tensor
+    weight: Tensor | None = None
 
 
 class Batch(NamedTuple):
     """Windows and labels: ``inputs`` float32 [n, seq_length, features], ``target`` and ``unit`` float32 [n, horizons].
 
-    Of windows that are mixtures of two, ``mixed`` has the other's labels.
+    Of windows that are mixtures of two, ``mixed`` has the other's labels. ``weight``, float32 [n], is of the windows'
+    losses, None where all count alike.
     """
 
     inputs: Tensor
     target: Tensor
     unit: Tensor
     mixed: Mixed | None = None
+    weight: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,19 +63,23 @@ class LabelledWindows:
         Labels in units of the trailing volatility, float32 [n, horizons].
     unit
         That unit, percent, float32 [n, horizons].
+    weight
+        Of each window's loss, float32 [n], 1 in the mean; None where all count alike.
     """
 
     inputs: Callable[[Tensor], Tensor]
     ends: Tensor
     target: Tensor
     unit: Tensor
+    weight: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.ends)
 
     def batch(self, rows: Tensor) -> Batch:
         """Gather the windows of these numbers, int64 [n], on the device."""
-        return Batch(self.inputs(self.ends[rows]), self.target[rows], self.unit[rows])
+        weight = None if self.weight is None else self.weight[rows]
+        return Batch(self.inputs(self.ends[rows]), self.target[rows], self.unit[rows], weight=weight)
 
 
 class Losses(NamedTuple):
@@ -94,11 +101,12 @@ def losses(
     autocast: Autocast,
     progress: float = 0.0,
 ) -> Losses:
-    """Run the network over a batch and sum its losses; the gradient is that of ``objective``.
+    """Run the network over a batch and sum its losses; the gradient is that of ``objective``, which alone is weighted.
 
     On a mixture it is the mixture of the losses on either label (Zhang et al., mixup, ICLR 2018, sec. 2), not the loss
     on a mixture of labels: densities are not linear in them. The recursive backbone has a loss on each supervision
-    step (``models.recursive``); what is reported is the last one's.
+    step (``models.recursive``), of which the last one's is reported; an ensemble has one on each member, and that of
+    their average is reported (``models.ensemble``).
 
     Parameters
     ----------
@@ -120,27 +128,35 @@ def losses(
         if config.backbone == "recursive":
             steps = supervision_curriculum(progress, config.supervision_steps, config.supervision_ramp)
             said = model.supervised(batch.inputs, steps)
-            weights = iteration_weights(steps, config.iteration_weights)
+            weights, final = iteration_weights(steps, config.iteration_weights), said[-1]
+        elif config.members > 1:
+            said = model.supervised(batch.inputs, config.members)
+            weights, final = (1 / config.members,) * config.members, torch.stack(said).mean(dim=0)
         else:
-            said, weights = [forward(batch.inputs)[1]], (1.0,)
+            final = forward(batch.inputs)[1]
+            said, weights = [final], (1.0,)
 
-    def summed(loss: Callable[[Tensor, Tensor, Tensor], Tensor], outputs: Tensor) -> Tensor:
-        found = loss(outputs, batch.target, batch.unit)
+    def summed(loss: Callable[[Tensor, Tensor, Tensor], Tensor], outputs: Tensor, weighted: bool = False) -> Tensor:
+        def on(target: Tensor, unit: Tensor, weight: Tensor | None) -> Tensor:
+            found = loss(outputs, target, unit)
+            return found * weight[:, None] if weighted and weight is not None else found
+
+        found = on(batch.target, batch.unit, batch.weight)
         if batch.mixed is not None:
-            share = batch.mixed.share[:, None]
-            found = share * found + (1 - share) * loss(outputs, batch.mixed.target, batch.mixed.unit)
+            share, mixed = batch.mixed.share[:, None], batch.mixed
+            found = share * found + (1 - share) * on(mixed.target, mixed.unit, mixed.weight)
         return found.mean(dim=1).sum()
 
     def variance(outputs: Tensor, _: Tensor, unit: Tensor) -> Tensor:
         assert isinstance(head, DensityHead)
         return head.density(outputs).variance() * unit**2
 
-    parts = [weight * summed(head.loss, outputs) for weight, outputs in zip(weights, said, strict=True)]
+    parts = [weight * summed(head.loss, outputs, weighted=True) for weight, outputs in zip(weights, said, strict=True)]
     objective = torch.stack(parts).sum() if len(parts) > 1 else parts[0]
     with torch.no_grad():
-        reported = summed(head.reported, said[-1])
+        reported = summed(head.reported, final)
         nothing = torch.full_like(reported, math.nan)
-        return Losses(objective, reported, summed(variance, said[-1]) if isinstance(head, DensityHead) else nothing)
+        return Losses(objective, reported, summed(variance, final) if isinstance(head, DensityHead) else nothing)
 
 
 @torch.inference_mode()

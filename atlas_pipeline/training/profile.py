@@ -44,7 +44,7 @@ def part_of(name: str, module: nn.Module) -> str | None:
         return "normalisation"
     if isinstance(module, Head):
         return "head"
-    if name.rpartition(".")[2] in ("expansion", "contraction", "linear"):
+    if name.rpartition(".")[2] in ("expansion", "contraction"):
         return "feed-forward"
     return None
 

@@ -75,10 +75,10 @@ def test_merge_equals_peft(backbone, learned):
     assert not torch.equal(ours(x), backbone(x))
 
 
-@pytest.mark.parametrize("name", BACKBONES)
-def test_every_backbone_takes_an_adapter(name):
+@pytest.mark.parametrize(("name", "members"), [*((name, 1) for name in BACKBONES), ("residual_mlp", 3)])
+def test_every_backbone_takes_an_adapter(name, members):
     torch.manual_seed(0)
-    config = dataclasses.replace(SMALL, backbone=name)
+    config = dataclasses.replace(SMALL, backbone=name, members=members)
     backbone = make_backbone(config).eval()
     x = windows()
     network = attach(backbone, config, EMPTY, 0).eval()
@@ -88,7 +88,7 @@ def test_every_backbone_takes_an_adapter(name):
             if parameter.requires_grad:
                 parameter.normal_(std=0.1)
     adapter = dataclasses.replace(EMPTY, tensors=extract(network))
-    assert len(adapter.tensors) == 2 * len(backbone.lora_targets) * config.n_layers
+    assert len(adapter.tensors) == 2 * len(backbone.lora_targets) * config.n_layers * members
     ours = merged(backbone, adapter)
     torch.testing.assert_close(ours(x), network(x), rtol=1e-4, atol=1e-4)  # two roundings of one product, many layers
     assert not torch.allclose(ours(x), backbone(x), atol=1e-3)

@@ -16,6 +16,7 @@ from assets.loading import JOINED_AS_OF, model_rows, open_panels
 from atlas_pipeline.config import Config
 from atlas_pipeline.features import compute
 from atlas_pipeline.features.coverage import FEATURE_COVERAGE
+from atlas_pipeline.features.cross_section import market_means
 from atlas_pipeline.features.memory import SeriesMemory
 from atlas_pipeline.features.model_inputs import PANEL_FEATURES, set_columns
 from atlas_pipeline.features.registry import FEATURES, REGISTRY
@@ -244,7 +245,10 @@ def test_a_panel_holds_the_features_and_prices_of_its_year(market_home: Path, pi
     assert panel.symbols == ("NASDAQ", "SP500") and panel.features == PANEL_FEATURES
     of_bars = [name for name in PANEL_FEATURES if name in REGISTRY]
     np.testing.assert_array_equal(panel.select(of_bars).values, year[of_bars].to_numpy(np.float32))
-    joined = panel.select([name for name in PANEL_FEATURES if name not in REGISTRY])
+    market = panel.select(set_columns("market"))
+    np.testing.assert_array_equal(market.values, market_means(year, market.features))
+    assert np.isfinite(market.values).all() and not np.array_equal(market.values[:, 0], year["trend_1"])
+    joined = panel.select([name for name in PANEL_FEATURES if name not in (*REGISTRY, *market.features)])
     assert np.isnan(joined.values).all(), "this market has neither quotes nor option chains"
     np.testing.assert_array_equal(panel.volatility, year["volatility_ewma"])
     bars = pipeline.warehouse.read(BARS, partitions=[f"2004-{month:02d}" for month in range(1, 13)])

@@ -7,12 +7,13 @@ import sys
 import pytest
 
 from atlas_pipeline.features.coverage import REASONS
+from atlas_pipeline.features.cross_section import MARKET
 from atlas_pipeline.features.documentation import PAGE, feature_page, write_feature_page
 from atlas_pipeline.features.microstructure import MICROSTRUCTURE
 from atlas_pipeline.features.options import OPTION_CONTRACT, OPTION_UNDERLYING
 from atlas_pipeline.features.registry import REGISTRY, SETS
 
-DECLARED = [*REGISTRY.values(), *MICROSTRUCTURE, *OPTION_CONTRACT, *OPTION_UNDERLYING]
+DECLARED = [*REGISTRY.values(), *MARKET.values(), *MICROSTRUCTURE, *OPTION_CONTRACT, *OPTION_UNDERLYING]
 
 
 @pytest.fixture(scope="module")

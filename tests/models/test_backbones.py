@@ -42,6 +42,9 @@ VARIANTS = {
     "residual_mlp": {"backbone": "residual_mlp"},
     "residual_mlp-batch-depth": {"backbone": "residual_mlp", "norm": "batch", "stochastic_depth": 0.3},
     "residual_mlp-rms": {"backbone": "residual_mlp", "norm": "rms"},
+    "residual_mlp-one-bar": {"backbone": "residual_mlp", "seq_length": 1},
+    "residual_mlp-members": {"backbone": "residual_mlp", "members": 3},
+    "patchtst-members": {"members": 2},
     "recursive": SMALL_RECURSION,
     "recursive-rotary-rms-post": {**SMALL_RECURSION, "positions": "rotary", "norm": "rms", "norm_placement": "post"},
     "recursive-end-depth": {**SMALL_RECURSION, "patch_padding": "end", "stochastic_depth": 0.3},
@@ -164,7 +167,7 @@ def test_weights_alone_make_the_network_again(config, backbone):
 def test_the_names_for_adapters_are_of_linear_layers(config, backbone):
     for target in backbone.lora_targets:
         found = [m for name, m in backbone.named_modules() if name.rsplit(".", 1)[-1] == target]
-        assert len(found) == config.n_layers
+        assert len(found) == config.n_layers * config.members
         assert all(isinstance(module, torch.nn.Linear) for module in found)
 
 

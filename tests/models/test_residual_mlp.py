@@ -36,22 +36,38 @@ def test_a_line_rises_by_its_rise():
     assert rest[2] == pytest.approx(0.2, rel=1e-5) and rest[5] == pytest.approx(1.0, rel=1e-5)
 
 
-def test_one_bar_and_a_constant_have_no_slope_and_finite_gradients():
-    for length in (1, 40):
-        x = torch.full((2, length, 3), 0.7, requires_grad=True)
-        summaries = window_summaries(x)
-        summaries.sum().backward()
-        assert summaries.isfinite().all() and x.grad.isfinite().all()
-        assert summaries[:, 9:12].abs().max() < 1e-5
+def test_a_constant_has_no_slope_and_finite_gradients():
+    x = torch.full((2, 40, 3), 0.7, requires_grad=True)
+    summaries = window_summaries(x)
+    summaries.sum().backward()
+    assert summaries.isfinite().all() and x.grad.isfinite().all()
+    assert summaries[:, 9:12].abs().max() < 1e-5
+
+
+def test_one_bar_is_its_own_summary():
+    x = torch.randn(2, 1, 3)
+    assert summary_lengths(1) == () and torch.equal(window_summaries(x), x[:, 0])
+
+
+def test_without_its_blocks_the_network_is_linear_in_the_summaries():
+    torch.manual_seed(0)
+    model = ResidualMLP(Config(backbone="residual_mlp", feature_size=3, seq_length=1, d_model=16, n_layers=2))
+    one, other = torch.randn(5, 1, 3), torch.randn(5, 1, 3)
+    assert not torch.allclose(model(one + other), model(one) + model(other), atol=1e-3)
+    for block in model.blocks:
+        torch.nn.init.zeros_(block.contraction.weight)
+    torch.testing.assert_close(model(one + other), model(one) + model(other))
 
 
 def test_parameters_and_initialisation():
     torch.manual_seed(0)
-    config = Config(backbone="residual_mlp", d_model=128, n_layers=3)
+    config = Config(backbone="residual_mlp", d_model=128, ff_dim=256, n_layers=3)
     model = ResidualMLP(config)
-    d, inputs = 128, 8 * (1 + 3 * 5)
-    assert sum(p.numel() for p in model.parameters()) == inputs * d + d + 2 * d + 3 * (d * d + d + 2 * d)
-    # He et al. 2015, eq. 10: a deviation of sqrt(2 / fan_in); its own estimate from 16,384 draws is within 2%.
-    for layer in (model.projection, *(block.linear for block in model.blocks)):
-        assert layer.weight.std().item() == pytest.approx((2 / layer.in_features) ** 0.5, rel=0.02)
+    d, ff, inputs = 128, 256, 8 * (1 + 3 * 5)
+    block = 2 * d + d * ff + ff + ff * d + d
+    assert sum(p.numel() for p in model.parameters()) == inputs * d + d + 3 * block
+    # He et al. 2015, eq. 10, for a slope of sqrt(5): a deviation of sqrt(1 / (3 fan_in)).
+    linear = [model.projection, *(layer for block in model.blocks for layer in (block.expansion, block.contraction))]
+    for layer in linear:
+        assert layer.weight.std().item() == pytest.approx((3 * layer.in_features) ** -0.5, rel=0.02)
         assert not layer.bias.any()

@@ -41,6 +41,34 @@ def test_a_mixture_s_loss_is_the_mixture_of_the_losses(small, hardware, head):
     assert found.item() == pytest.approx((share * parts[0] + (1 - share) * parts[1]).sum().item(), rel=1e-5)
 
 
+def test_weights_are_of_what_is_minimised_and_of_each_label_s_own_window(small, hardware):
+    config = small(dropout=0.0)
+    model, own, other = model_of(config), batch(), batch(seed=2)
+    weight, others = torch.tensor([0.5, 1.0, 2.0, 0.0, 1.5, 1.0]), torch.tensor([3.0, 0.0, 1.0, 1.0, 0.5, 0.5])
+    said = model(own.inputs)[1]
+    parts = [model.head.loss(said, *labels).mean(dim=1) for labels in (own[1:3], other[1:3])]
+    autocast = resolve(hardware).autocast
+    weighted, plain = (losses(config, model, model, each, autocast) for each in (own._replace(weight=weight), own))
+    assert weighted.objective.item() == pytest.approx((weight * parts[0]).sum().item(), rel=1e-5)
+    assert weighted.reported.item() == plain.reported.item() and plain.objective.item() != weighted.objective.item()
+    share = torch.tensor([0.0, 1.0, 0.5, 0.25, 0.9, 0.1])
+    mixed = own._replace(weight=weight, mixed=Mixed(*other[1:3], share, others))
+    found = losses(config, model, model, mixed, autocast).objective
+    expected = share * weight * parts[0] + (1 - share) * others * parts[1]
+    assert found.item() == pytest.approx(expected.sum().item(), rel=1e-5)
+
+
+def test_each_member_has_its_loss_and_their_average_is_reported(small, hardware):
+    config = small(dropout=0.0, members=3)
+    model, windows = model_of(config), batch()
+    found = losses(config, model, model, windows, resolve(hardware).autocast)
+    said = model.supervised(windows.inputs, 3)
+    parts = [model.head.loss(each, windows.target, windows.unit).sum() for each in said]
+    assert found.objective.item() == pytest.approx((sum(parts) / 3).item(), rel=1e-5)
+    reported = model.head.reported(model(windows.inputs)[1], windows.target, windows.unit).sum()
+    assert found.reported.item() == pytest.approx(reported.item(), rel=1e-5)
+
+
 @pytest.mark.parametrize("kind", ["uniform", "linear"])
 def test_each_supervision_step_weighs_what_it_is_told(small, hardware, kind):
     config = small(dropout=0.0, iteration_weights=kind, supervision_ramp=1.0, **RECURSION)

@@ -1,9 +1,17 @@
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
 import pytest
 import torch
 
-from atlas_pipeline.windows.sampling import STRATA, epoch_order
+from atlas_pipeline.config import Config
+from atlas_pipeline.market.instants import microseconds
+from atlas_pipeline.windows.panel import Panel
+from atlas_pipeline.windows.sampling import STRATA, epoch_order, window_weights
+
+TARGET = {"target_symbols": ("B",), "target_weight": 10.0}
 
 
 def heavy_tailed(n: int) -> torch.Tensor:
@@ -43,3 +51,45 @@ def test_of_several_horizons_the_first_decides():
     labels = heavy_tailed(200)
     both = torch.stack([labels, -labels.flip(0)], dim=1)
     assert torch.equal(epoch_order("stratified", both, 1, 0), epoch_order("stratified", labels, 1, 0))
+
+
+@pytest.fixture
+def panel() -> Panel:
+    """Two symbols, a row every half year."""
+    half_years = [
+        microseconds(datetime(2000, 1, 1, tzinfo=UTC) + number * timedelta(days=182.625)) for number in range(5)
+    ]
+    n = 10
+    return Panel(
+        symbols=("A", "B"),
+        features=("x",),
+        symbol=np.repeat(np.arange(2, dtype=np.int32), 5),
+        available_at=np.array(half_years * 2, np.int64),
+        values=np.zeros((n, 1), np.float32),
+        prices=np.ones((n, 5)),
+        volatility=np.ones(n),
+        split=np.ones(n),
+        dividend=np.zeros(n),
+    )
+
+
+def test_windows_count_alike_unless_told_otherwise(panel):
+    assert window_weights(panel, np.arange(10), Config()) is None
+
+
+def test_a_window_counts_half_after_each_half_life(panel):
+    weights = window_weights(panel, np.arange(10), Config(recency_half_life=1.0))
+    assert weights.dtype == np.float32 and weights.mean() == pytest.approx(1.0)
+    np.testing.assert_allclose(weights / weights[4], [0.25, 0.125**0.5, 0.5, 0.5**0.5, 1.0] * 2, rtol=1e-5)
+
+
+def test_target_symbols_count_as_many_times_as_told(panel):
+    weights = window_weights(panel, np.array([1, 2, 3, 7]), Config(**TARGET))
+    np.testing.assert_allclose(weights, np.array([1, 1, 1, 10]) / 3.25, rtol=1e-6)
+    both = window_weights(panel, np.array([2, 9]), Config(recency_half_life=1.0, **TARGET))
+    np.testing.assert_allclose(both[1] / both[0], 10 * 2.0, rtol=1e-5)
+
+
+def test_a_target_symbol_without_windows_is_refused(panel):
+    with pytest.raises(ValueError, match="target_symbols: B have no training window, A have"):
+        window_weights(panel, np.arange(5), Config(**TARGET))
