@@ -292,10 +292,11 @@ class Loop:
         position = self.position
         path = checkpoint.with_name(f"{checkpoint.stem}-skipped-{position.step}.safetensors")
         batch = feed.batch(draw)
-        tensors = {"inputs": batch.inputs, "target": batch.target, "unit": batch.unit}
-        tensors["ends"] = self.train.ends[draw.rows.to(self.train.ends.device)]
+        kept = {name: getattr(batch, name) for name in ("inputs", "target", "unit", "weight")}
+        kept["ends"] = self.train.ends[draw.rows.to(self.train.ends.device)]
         if batch.mixed is not None:
-            tensors |= {f"mixed.{name}": tensor for name, tensor in batch.mixed._asdict().items()}
+            kept |= {f"mixed.{name}": tensor for name, tensor in batch.mixed._asdict().items()}
+        tensors = {name: tensor for name, tensor in kept.items() if tensor is not None}
         about = {
             "epoch": position.epoch,
             "step": position.step,

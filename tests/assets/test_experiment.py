@@ -8,14 +8,15 @@ import pytest
 from assets.experiment import Experiment
 from assets.loading import JOINED_AS_OF
 from atlas_pipeline.config import load_config
+from atlas_pipeline.features.cross_section import MARKET
 from atlas_pipeline.features.model_inputs import MODEL_SETS, PANEL_FEATURES, set_columns
 from atlas_pipeline.features.registry import REGISTRY
 
 
-def test_the_default_experiment_reads_the_sets_of_many_memories() -> None:
+def test_the_default_experiment_reads_the_sets_of_many_memories_and_of_the_market() -> None:
     config = Experiment().load()
     assert config == load_config("daily_indices")
-    assert config.feature_size == len(set_columns(config.features)) == 21
+    assert config.feature_size == len(set_columns(config.features)) == 26
 
 
 @pytest.mark.parametrize("name", sorted(MODEL_SETS))
@@ -45,7 +46,7 @@ def test_an_unknown_set_names_the_known_ones() -> None:
 def test_the_panel_holds_every_column_of_every_set_once() -> None:
     assert set(PANEL_FEATURES) == {name for names in MODEL_SETS.values() for name in names}
     assert len(set(PANEL_FEATURES)) == len(PANEL_FEATURES)
-    tables = [set(REGISTRY), *(set(columns) for _, columns, _ in JOINED_AS_OF)]
+    tables = [set(REGISTRY), set(MARKET), *(set(columns) for _, columns, _ in JOINED_AS_OF)]
     assert sum(len(own) for own in tables) == len(set.union(*tables)), "a column's name says which table it is from"
     assert set(PANEL_FEATURES) <= set.union(*tables)
 

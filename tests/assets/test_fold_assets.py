@@ -188,7 +188,7 @@ def test_restated_history_is_not_served_by_the_old_forecaster(fold_copy) -> None
             "there is no set of features 'weekly'; use one of atlas8, technical, a20",
         ),
         ("forecaster", {"features": "a20", "feature_size": 8}, "the set 'a20' has 20 columns; leave feature_size out"),
-        ("forecaster", {"n_heads": 3}, "d_model=16: must be divisible by n_heads (3)"),
+        ("forecaster", {"backbone": "patchtst", "n_heads": 3}, "d_model=16: must be divisible by n_heads (3)"),
         ("forecaster", {"seq_length": 512, "policy_years": 6}, "InsufficientHistoryError: fold 2007: 0 training"),
         ("forecaster", {"policy_years": 8}, "nothing of it is known before 1999-01-01: choose a later fold or fewer"),
     ],

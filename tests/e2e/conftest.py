@@ -24,6 +24,8 @@ MONTHS = ("2013-11", "2013-12")
 """The first is begun when the clock starts, the second is not."""
 
 TINY: dict[str, Any] = {
+    "backbone": "patchtst",
+    "members": 1,
     "seq_length": 64,
     "patch_length": 16,
     "stride": 16,

@@ -36,6 +36,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "one_cycle": {"schedule": "one_cycle", "scale_learning_rate": True},
     "cycles": {"cycles": 2, "eval_interval": 5},
     "mixtures": {"mixup_alpha": 0.4, "cutmix_alpha": 1.0, "sampling": "stratified"},
+    "ensemble": {"members": 2, "recency_half_life": 2.0},
     "statistics": {"norm": "batch", "schedule": "constant", "eval_interval": 7},
 }
 
@@ -159,7 +160,7 @@ def poison(monkeypatch, steps: set[int], where: str = "loss"):
 def test_a_step_that_is_not_finite_touches_nothing_and_leaves_its_batch(
     make_panel, small, hardware, tmp_path, monkeypatch, where
 ):
-    panel, config = make_panel(0.5), small(norm="batch", max_epochs=1, mixup_alpha=0.2)
+    panel, config = make_panel(0.5), small(norm="batch", max_epochs=1, mixup_alpha=0.2, recency_half_life=2.0)
     poison(monkeypatch, {3}, where)
     states = {}
 
@@ -182,6 +183,7 @@ def test_a_step_that_is_not_finite_touches_nothing_and_leaves_its_batch(
     (path,) = tmp_path.glob("*-skipped-3.safetensors")
     tensors, record = read_tensors(path, "")
     assert tensors["inputs"].shape == (32, 32, 2) and tensors["mixed.share"].shape == (32,)
+    assert tensors["weight"].shape == tensors["mixed.weight"].shape == (32,)
     assert record["step"] == 3 and not np.isfinite(record["gradient_norm"])
 
 

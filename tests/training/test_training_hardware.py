@@ -85,5 +85,5 @@ def test_every_use_preset_loads():
     assert load_config("swing").seq_length == 1024
     assert load_config("research").use_flash_attention is False
     daily = load_config("daily_indices")
-    assert (daily.seq_length, daily.d_model, daily.n_layers, daily.head) == (4, 32, 2, "skewed_t")
+    assert (daily.backbone, daily.members, daily.seq_length, daily.head) == ("residual_mlp", 8, 1, "skewed_t")
     assert daily.feature_size == len(set_columns(daily.features))
