@@ -49,6 +49,29 @@ def test_onnx_runtime_says_what_torch_says_in_float32_and_nearly_in_int8(trained
     assert sorted(p.name for p in tmp_path.iterdir()) == ["bundle", "int8.onnx", "model.onnx", "state"]
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"backbone": "residual_mlp", "members": 3, "head": "quantiles"},
+        {"backbone": "mamba", "head": "gaussian"},
+        {"backbone": "recursive", "latent_steps": 1, "supervision_steps": 2, "head": "direction"},
+        {"channels": "independent", "positions": "rotary", "norm": "batch", "head": "threshold_2pct"},
+    ],
+    ids=lambda settings: settings.get("backbone", "patchtst"),
+)
+def test_every_kind_of_network_is_exported(make_panel, small, hardware, tmp_path, settings):
+    config = small(max_epochs=1, **settings)
+    trained = fit_forecaster(make_panel(), Fold(YEAR, config), config, hardware, tmp_path / "s", features=["x", "z"])
+    export_onnx(trained, tmp_path / "model.onnx")
+    windows = torch.randn(5, 32, 2)
+    with torch.inference_mode():
+        embedding, outputs = trained.model(windows)
+        values = trained.model.head.values(outputs).numpy()
+    found = run_onnx(tmp_path / "model.onnx", windows.numpy())
+    np.testing.assert_allclose(found[0], embedding, atol=1e-4)
+    np.testing.assert_allclose(found[1], values, atol=1e-4)
+
+
 @pytest.mark.parametrize("trained", [True], indirect=True)
 def test_a_network_that_is_exported_wrongly_is_not_written(trained, tmp_path, monkeypatch):
     def other_weights(*_, **__):
