@@ -39,7 +39,7 @@ def predictions(
     """
     from atlas_pipeline.training.forecast import forecast
     from atlas_pipeline.training.plots import prediction_reliability
-    from atlas_pipeline.training.prediction_table import prediction_rows, prediction_scores
+    from atlas_pipeline.training.prediction_table import prediction_rows, prediction_scores, reliability_table
     from atlas_pipeline.windows.folds import Fold
 
     learned = config.load()
@@ -63,7 +63,7 @@ def predictions(
     return dg.MaterializeResult(
         metadata={
             "scores out of sample": frame(prediction_scores(rows)),
-            "reliability": picture(prediction_reliability(rows, title), "reliability"),
+            "reliability": picture(prediction_reliability(reliability_table(rows), title), "reliability"),
             "dagster/partition_row_count": len(rows),
             "snapshot": commit.snapshot,
         },

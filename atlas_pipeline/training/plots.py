@@ -27,6 +27,12 @@ LOSS_LABELS = {
     "huber_loss": "Huber loss (squares of the volatility)",
 }
 """What each head's loss is called, with its unit."""
+RELIABILITY_LABELS = {
+    "probability": ("probability that was said, mean of each tenth (1)", "share of outcomes in which it came (1)"),
+    "quantile": ("level of the quantile (1)", "share of outcomes at or below it (1)"),
+    "location": ("location that was said, mean of each tenth (%)", "what came, mean (%)"),
+}
+"""By quantity, what is said and what is observed of it."""
 FAN_BARS = 120
 
 
@@ -178,35 +184,32 @@ def learning_curve(epochs: list[dict[str, float]], title: str) -> bytes:
     return _png(figure)
 
 
-def prediction_reliability(predictions: pd.DataFrame, title: str) -> bytes:
-    """Observed frequencies against what was said, as PNG, of the first horizon of rows of ``PREDICTIONS``.
+def prediction_reliability(table: pd.DataFrame, title: str) -> bytes:
+    """What came against what was said, a colour a horizon, with the intervals of ``reliability_table``.
 
-    Of probabilities: how often the event came, by tenths of the probability's distribution. Of quantiles: how often the
-    outcome lay below, by level. Of locations: the mean outcome by tenths, percent. Bars are 95% intervals, binomial but
-    for means.
+    Parameters
+    ----------
+    table
+        As ``reliability_table`` makes it.
+    title
+        What was predicted.
+
+    Returns
+    -------
+    bytes
+        PNG.
     """
-    from scipy import stats
-
-    own = predictions[predictions["horizon"] == predictions["horizon"].min()]
-    quantities = list(dict.fromkeys(own["quantity"]))
     figure = _figure()
     axes = figure.subplots()
-    if len(quantities) > 1:
-        said = np.array([float(name.rpartition("_")[2]) for name in quantities])
-        groups = [(part["outcome"] <= part["value"]).to_numpy(float) for _, part in own.groupby("quantity", sort=False)]
-        labels = ("level of the quantile (1)", "share of outcomes below it (1)")
-    else:
-        order = np.argsort(own["value"].to_numpy(), kind="stable")
-        parts = np.array_split(order, BINS)
-        values, outcomes = own["value"].to_numpy(float), own["outcome"].to_numpy(float)
-        said, groups = np.array([values[part].mean() for part in parts]), [outcomes[part] for part in parts]
-        unit = "(1)" if quantities == ["probability"] else "(%)"
-        labels = (f"{quantities[0]} that was said, mean of each tenth {unit}", f"what came, mean {unit}")
-    observed = np.array([group.mean() for group in groups])
-    half = stats.norm.ppf(0.975) * np.array([group.std() / np.sqrt(len(group)) for group in groups])
-    axes.axline((said.mean(), said.mean()), slope=1, color=INK, lw=1, ls="--", label="what is said comes")
-    axes.errorbar(said, observed, yerr=half, fmt="o", color=COLOURS[0], capsize=3, label="forecaster, 95% interval")
-    axes.set(xlabel=labels[0], ylabel=labels[1])
+    middle = table["said"].mean()
+    axes.axline((middle, middle), slope=1, color=INK, lw=1, ls="--", label="what is said comes")
+    for i, (horizon, own) in enumerate(table.groupby("horizon")):
+        error = (own["observed"] - own["low"], own["high"] - own["observed"])
+        bars = "1 bar ahead" if horizon == 1 else f"{horizon} bars ahead"
+        axes.errorbar(own["said"], own["observed"], yerr=error, fmt="o", color=COLOURS[i % len(COLOURS)], capsize=3,
+                      label=f"{bars}, 95% interval")  # fmt: skip
+    said, came = RELIABILITY_LABELS[table["quantity"].iloc[0]]
+    axes.set(xlabel=said, ylabel=came)
     axes.set_title(title, loc="left")
     return _png(figure)
 

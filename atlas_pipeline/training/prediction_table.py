@@ -1,4 +1,4 @@
-"""Out-of-sample predictions of heads that say no density, as rows beside the climatology's, and their scores.
+"""Out-of-sample predictions of heads that say no density, as rows beside the climatology's; scores and reliability.
 
 Densities are ``forecast_table``'s. A row's loss is the head's own (``models.head``), in its own unit: nats of a
 probability, multiples or squares of the trailing volatility.
@@ -6,6 +6,7 @@ probability, multiples or squares of the trailing volatility.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,6 +18,7 @@ from atlas_pipeline.models.quantiles import LEVELS
 from atlas_pipeline.models.tasks import ThresholdHead
 from atlas_pipeline.training.bundle import TrainedForecaster
 from atlas_pipeline.training.calibration import Array
+from atlas_pipeline.training.comparison import diebold_mariano
 from atlas_pipeline.training.forecast import Forecasts
 from atlas_pipeline.training.prediction_schema import PREDICTIONS
 from atlas_pipeline.windows.index import density_unit, labels
@@ -24,6 +26,9 @@ from atlas_pipeline.windows.panel import Panel
 
 if TYPE_CHECKING:
     import pandas as pd
+
+LOSSES = ("log_loss", "brier_score", "pinball_loss", "huber_loss", "mae")
+"""Scores of which less is better and nought is perfect."""
 
 
 def prediction_rows(
@@ -99,6 +104,9 @@ def prediction_scores(predictions: pd.DataFrame) -> pd.DataFrame:
     ``coverage_50``, ``_80``, ``_95`` (shares). Of a location: ``huber_loss`` (units of volatility) and ``mae``
     (percent).
 
+    The skill of a loss is its reduction, one minus its ratio to the climatology's; other scores have none. The p-value
+    is Diebold and Mariano's of the head's own loss: that the two are equally good.
+
     Parameters
     ----------
     predictions
@@ -107,17 +115,70 @@ def prediction_scores(predictions: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        ``symbol``, ``horizon``, ``head``, ``score``, ``value``, ``baseline``, ``bars``.
+        ``symbol``, ``horizon``, ``head``, ``score``, ``value``, ``baseline``, ``skill``, ``p_value``, ``bars``.
     """
     import pandas as pd
 
-    columns = ["symbol", "horizon", "head", "score", "value", "baseline", "bars"]
+    columns = ["symbol", "horizon", "head", "score", "value", "baseline", "skill", "p_value", "bars"]
     rows = []
     for (symbol, horizon, head), own in predictions.groupby(["symbol", "horizon", "head"]):
         values, baselines = _scores(own, "value", "loss"), _scores(own, "baseline", "baseline_loss")
-        bars = own["available_at"].nunique()
-        rows += [(symbol, horizon, head, name, values[name], baselines[name], bars) for name in values]
+        by_bar = own.groupby("available_at")[["loss", "baseline_loss"]].mean()
+        test = diebold_mariano((by_bar["loss"] - by_bar["baseline_loss"]).to_numpy(), horizon)
+        for number, (name, value) in enumerate(values.items()):
+            skill = 1 - value / baselines[name] if name in LOSSES else np.nan
+            p_value = np.nan if number else test.p_value
+            rows.append((symbol, horizon, head, name, value, baselines[name], skill, p_value, len(by_bar)))
     return pd.DataFrame(rows, columns=columns)
+
+
+def reliability_table(predictions: pd.DataFrame) -> pd.DataFrame:
+    """Say what came where this was said, with 95% intervals.
+
+    Of probabilities: how often the event came, by tenths of the probability's distribution. Of quantiles: how often the
+    outcome lay at or below them, by level. Of locations: the mean outcome by tenths. The intervals of shares are
+    Wilson's (Journal of the American Statistical Association 22, 1927, p. 209), those of means Student's; both take
+    bars as independent, which those of a longer horizon, and several series at an instant, are not.
+
+    Parameters
+    ----------
+    predictions
+        Rows of ``PREDICTIONS`` of one head.
+
+    Returns
+    -------
+    pandas.DataFrame
+        ``quantity`` (probability, quantile or location), ``horizon``, ``said``, ``observed``, ``low``, ``high`` (1, or
+        percent of locations), ``outcomes``.
+    """
+    import pandas as pd
+    from scipy import stats
+
+    rows = []
+    quantity = predictions["quantity"].iloc[0].partition("_")[0]
+    for horizon, own in predictions.groupby("horizon"):
+        for said, came in _by_level(own) if quantity == "quantile" else _by_tenth(own):
+            mean, n = float(came.mean()), len(came)
+            if quantity == "location":
+                interval = stats.ttest_1samp(came, 0.0).confidence_interval(0.95)
+            else:
+                interval = stats.binomtest(round(float(came.sum())), n).proportion_ci(0.95, method="wilson")
+            rows.append((quantity, horizon, said, mean, float(interval.low), float(interval.high), n))
+    return pd.DataFrame(rows, columns=["quantity", "horizon", "said", "observed", "low", "high", "outcomes"])
+
+
+def _by_level(own: pd.DataFrame) -> Iterator[tuple[float, Array]]:
+    for level in LEVELS:
+        rows = own[own["quantity"] == f"quantile_{level}"]
+        yield level, (rows["outcome"] <= rows["value"]).to_numpy(float)
+
+
+def _by_tenth(own: pd.DataFrame) -> Iterator[tuple[float, Array]]:
+    ordered = own.sort_values("value", kind="stable")
+    # Two outcomes at least, for an interval.
+    for part in np.array_split(np.arange(len(own)), max(1, min(10, len(own) // 2))):
+        rows = ordered.iloc[part]
+        yield float(rows["value"].mean()), rows["outcome"].to_numpy(float)
 
 
 def _scores(own: pd.DataFrame, value: str, loss: str) -> dict[str, float]:

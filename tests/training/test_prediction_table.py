@@ -14,9 +14,10 @@ from scipy import stats
 from atlas_pipeline.config import DENSITY_HEADS, HeadKind
 from atlas_pipeline.training import fit
 from atlas_pipeline.training.bundle import TrainedForecaster
+from atlas_pipeline.training.comparison import diebold_mariano
 from atlas_pipeline.training.forecast import forecast
 from atlas_pipeline.training.prediction_schema import PREDICTIONS
-from atlas_pipeline.training.prediction_table import prediction_rows, prediction_scores
+from atlas_pipeline.training.prediction_table import prediction_rows, prediction_scores, reliability_table
 from atlas_pipeline.windows.folds import Fold
 from atlas_pipeline.windows.index import labels, window_ends
 
@@ -144,6 +145,59 @@ def test_scores_of_an_event_are_the_peers():
     assert tuple(found.loc["log_loss", ["value", "baseline", "bars"]]) == pytest.approx((0.1, 0.2, 200))
     never = prediction_scores(rows_of("probability", said, np.zeros(200))).set_index("score")
     assert np.isnan(never.loc["auc", "value"])
+
+
+def test_skill_and_its_test_are_of_losses():
+    outcome = np.tile([0.0, 1.0, 1.0, 0.0, 1.0], 40)
+    said = np.linspace(0.2, 0.8, 200)
+    rows = rows_of("probability", said, outcome).assign(loss=0.1 + 0.05 * np.sin(np.arange(200.0)))
+    found = prediction_scores(rows).set_index("score")
+    assert found.loc["log_loss", "skill"] == pytest.approx(1 - rows["loss"].mean() / 0.2)
+    assert found.loc["brier_score", "skill"] == pytest.approx(1 - ((said - outcome) ** 2).mean() / 0.25)
+    assert found.loc[["accuracy", "auc"], "skill"].isna().all()
+    expected = diebold_mariano((rows["loss"] - 0.2).to_numpy())
+    assert expected.p_value < 1e-6 and found.loc["log_loss", "p_value"] == expected.p_value
+    assert found.drop("log_loss")["p_value"].isna().all()
+
+
+def test_reliability_of_probabilities_has_wilson_s_intervals_at_every_horizon():
+    random = np.random.default_rng(1)
+    said = random.permutation(np.linspace(0.01, 0.99, 300))
+    came = (said > 0.5).astype(float)
+    near, far = rows_of("probability", said, came), rows_of("probability", said, 1 - came).assign(horizon=5)
+    found = reliability_table(pd.concat([near, far]))
+    assert list(found["horizon"]) == [1] * 10 + [5] * 10 and (found["outcomes"] == 30).all()
+    np.testing.assert_array_equal(found["observed"], [0] * 5 + [1] * 10 + [0] * 5)
+    np.testing.assert_allclose(found["said"][:2], [np.sort(said)[:30].mean(), np.sort(said)[30:60].mean()])
+    # Of no success in n Wilson's upper end is z² / (n + z²).
+    square = stats.norm.ppf(0.975) ** 2
+    assert found["low"][0] == 0 and found["high"][0] == pytest.approx(square / (30 + square))
+    assert found["low"][9] == pytest.approx(30 / (30 + square)) and found["high"][9] == 1
+
+
+def test_reliability_of_quantiles_and_locations():
+    outcome = np.random.default_rng(2).normal(size=400)
+    rows = pd.concat(
+        rows_of(f"quantile_{level}", np.full(400, stats.norm.ppf(level)), outcome)
+        for level in (0.025, 0.1, 0.25, 0.5, 0.75, 0.9, 0.975)
+    )
+    found = reliability_table(rows)
+    assert (found["quantity"] == "quantile").all() and len(found) == 7
+    np.testing.assert_allclose(
+        found["observed"], [(outcome <= stats.norm.ppf(level)).mean() for level in found["said"]]
+    )
+    assert ((found["low"] < found["said"]) & (found["said"] < found["high"])).all()
+    located = reliability_table(rows_of("location", outcome, 2 * outcome))
+    np.testing.assert_allclose(located["observed"], 2 * located["said"])
+    lowest = 2 * np.sort(outcome)[:40]
+    half = stats.t.ppf(0.975, 39) * lowest.std(ddof=1) / np.sqrt(40)
+    np.testing.assert_allclose(located["high"][0] - located["observed"][0], half)
+
+
+@pytest.mark.parametrize("quantity", ["probability", "location"])
+def test_fewer_predictions_than_tenths_are_shown(quantity):
+    found = reliability_table(rows_of(quantity, np.arange(5.0) / 5, np.array([0.0, 1.0, 1.0, 1.0, 1.0])))
+    assert list(found["outcomes"]) == [3, 2] and list(found["observed"]) == [2 / 3, 1]
 
 
 def test_rows_of_known_values(learn, hardware):
