@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Any, get_args
 
 import dagster as dg
@@ -12,6 +13,9 @@ from atlas_pipeline.features.model_inputs import MODEL_SETS, set_columns
 from atlas_pipeline.features.registry import VOLATILITY
 
 DEFAULT_EXPERIMENT = "daily_indices"
+# As enumerations the launchpad completes and checks them while they are typed; mypy wants members written out.
+Backbone = StrEnum("Backbone", [(kind, kind) for kind in get_args(BackboneKind)])  # type: ignore[misc]
+Head = StrEnum("Head", [(kind, kind) for kind in get_args(HeadKind)])  # type: ignore[misc]
 
 
 class Experiment(dg.Config):
@@ -21,10 +25,10 @@ class Experiment(dg.Config):
         default=DEFAULT_EXPERIMENT,
         description=f"Preset, a file in configs/experiments: {', '.join(experiments())}; or the path of your own.",
     )
-    backbone: str | None = Field(
+    backbone: Backbone | None = Field(
         default=None, description=f"Network: {', '.join(get_args(BackboneKind))}. Unset: the preset's."
     )
-    head: str | None = Field(
+    head: Head | None = Field(
         default=None,
         description=f"What is said of the return: a density ({', '.join(DENSITY_HEADS)}), or "
         f"{', '.join(kind for kind in get_args(HeadKind) if kind not in DENSITY_HEADS)}. Unset: the preset's.",
@@ -48,8 +52,10 @@ class Experiment(dg.Config):
         dagster.Failure
             Where the experiment or a setting is unknown or cannot work; retrying cannot mend it.
         """
-        chosen = {
-            name: getattr(self, name) for name in ("backbone", "head", "features") if getattr(self, name) is not None
+        chosen: dict[str, Any] = {
+            name: str(getattr(self, name))
+            for name in ("backbone", "head", "features")
+            if getattr(self, name) is not None
         }
         if self.horizon is not None:
             chosen["horizon"] = self.horizon[0] if len(self.horizon) == 1 else tuple(self.horizon)

@@ -124,7 +124,7 @@ def prediction_scores(predictions: pd.DataFrame) -> pd.DataFrame:
     for (symbol, horizon, head), own in predictions.groupby(["symbol", "horizon", "head"]):
         values, baselines = _scores(own, "value", "loss"), _scores(own, "baseline", "baseline_loss")
         by_bar = own.groupby("available_at")[["loss", "baseline_loss"]].mean()
-        test = diebold_mariano((by_bar["loss"] - by_bar["baseline_loss"]).to_numpy(), horizon)
+        test = diebold_mariano((by_bar["loss"] - by_bar["baseline_loss"]).to_numpy(), int(own["horizon"].iloc[0]))
         for number, (name, value) in enumerate(values.items()):
             skill = 1 - value / baselines[name] if name in LOSSES else np.nan
             p_value = np.nan if number else test.p_value
@@ -170,7 +170,7 @@ def reliability_table(predictions: pd.DataFrame) -> pd.DataFrame:
 def _by_level(own: pd.DataFrame) -> Iterator[tuple[float, Array]]:
     for level in LEVELS:
         rows = own[own["quantity"] == f"quantile_{level}"]
-        yield level, (rows["outcome"] <= rows["value"]).to_numpy(float)
+        yield level, np.asarray(rows["outcome"] <= rows["value"], np.float64)
 
 
 def _by_tenth(own: pd.DataFrame) -> Iterator[tuple[float, Array]]:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import dagster as dg
 import pytest
+from pydantic import ValidationError
 
 from assets.experiment import Experiment
+from assets.forecaster import forecaster
 from assets.loading import JOINED_AS_OF
-from atlas_pipeline.config import load_config
+from atlas_pipeline.config import HeadKind, load_config
+from atlas_pipeline.definitions import build_defs
 from atlas_pipeline.features.cross_section import MARKET
 from atlas_pipeline.features.model_inputs import MODEL_SETS, PANEL_FEATURES, set_columns
 from atlas_pipeline.features.registry import REGISTRY
+from atlas_pipeline.models.registry import BACKBONES
 
 
 def test_the_default_experiment_reads_the_sets_of_many_memories_and_of_the_market() -> None:
@@ -69,11 +75,10 @@ def test_the_launchpads_fields_are_merged_over_the_preset() -> None:
 @pytest.mark.parametrize(
     ("fields", "culprit"),
     [
-        ({"head": "cauchy"}, r"Config\.head='cauchy': use one of student_t"),
-        ({"backbone": "lstm"}, r"Config\.backbone='lstm': use one of patchtst"),
+        ({"overrides": {"head": "cauchy"}}, r"Config\.head='cauchy': use one of student_t"),
         ({"horizon": [5, 1]}, r"Config\.horizon=\(5, 1\)"),
         ({"horizon": []}, r"Config\.horizon=\(\)"),
-        ({"head": ""}, r"Config\.head='': use one of student_t"),
+        ({"overrides": {"head": ""}}, r"Config\.head='': use one of student_t"),
         ({"head": "gaussian", "overrides": {"head": "student_t"}}, "head stands in the launchpad's field and in over"),
         ({"experiment": "weekly_butterflies"}, "there are: .*daily_indices"),
     ],
@@ -82,6 +87,20 @@ def test_a_choice_that_cannot_be_is_named(fields: dict[str, object], culprit: st
     with pytest.raises(dg.Failure, match=culprit) as error:
         Experiment(**fields).load()
     assert not error.value.allow_retries
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "choices"), [("backbone", "lstm", list(BACKBONES)), ("head", "", list(get_args(HeadKind)))]
+)
+def test_a_launchpad_s_choice_is_one_of_a_list(name: str, value: str, choices: list[str]) -> None:
+    kind = dict(Experiment.to_config_schema().config_type.fields)[name].config_type.inner_type
+    assert isinstance(kind, dg.Enum) and [each.config_value for each in kind.enum_values] == choices
+    with pytest.raises(ValidationError, match="Input should be '"):
+        Experiment(**{name: value})
+
+    job = build_defs().resolve_implicit_global_asset_job_def().get_subset(asset_selection={forecaster.key})
+    with pytest.raises(dg.DagsterInvalidConfigError, match=f"got {value}"):
+        dg.validate_run_config(job, {"ops": {"forecaster": {"config": {name: value}}}})
 
 
 def test_the_launchpad_tells_the_choices() -> None:

@@ -194,10 +194,13 @@ def test_reliability_of_quantiles_and_locations():
     np.testing.assert_allclose(located["high"][0] - located["observed"][0], half)
 
 
-@pytest.mark.parametrize("quantity", ["probability", "location"])
-def test_fewer_predictions_than_tenths_are_shown(quantity):
-    found = reliability_table(rows_of(quantity, np.arange(5.0) / 5, np.array([0.0, 1.0, 1.0, 1.0, 1.0])))
+@pytest.mark.parametrize(
+    ("quantity", "outcome"), [("probability", [0.0, 1.0, 1.0, 1.0, 1.0]), ("location", [0.0, 1.0, 1.0, 0.5, 1.5])]
+)
+def test_fewer_predictions_than_tenths_are_shown(quantity, outcome):
+    found = reliability_table(rows_of(quantity, np.arange(5.0) / 5, np.array(outcome)))
     assert list(found["outcomes"]) == [3, 2] and list(found["observed"]) == [2 / 3, 1]
+    assert (found["low"] < found["observed"]).all()
 
 
 def test_rows_of_known_values(learn, hardware):
