@@ -70,17 +70,17 @@ def report(prefix: str, config: Config, folder: Path) -> None:
     trained, panel = fitted(config, folder / "state")
     plain, small = folder / "model.onnx", folder / "int8.onnx"
     export_onnx(trained, plain)
-    quantize_int8(plain, small)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = THREADS
-    sessions = {
-        name: onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        for name, path in (("onnx", plain), ("int8", small))
-    }
     fold = Fold(YEAR, config)
     ends = fold.window_ends(panel, datetime(YEAR, 1, 1, tzinfo=UTC), datetime(YEAR + 1, 1, 1, tzinfo=UTC), 1)
     windows = ScaledWindows(panel, ends, trained.scaler, trained.fold, config.seq_length, torch.device("cpu"))
     inputs = windows(torch.from_numpy(ends))
+    quantize_int8(plain, small, inputs.numpy())
+    sessions = {
+        name: onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        for name, path in (("onnx", plain), ("int8", small))
+    }
     one, one_array = inputs[:1].contiguous(), inputs[:1].contiguous().numpy()
     tokens = trained.model.backbone(one).shape[1]
     model, peer = trained.model.eval(), encoder(config)

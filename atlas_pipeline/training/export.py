@@ -7,7 +7,6 @@ Scaled windows go in, as ``ScaledWindows`` makes them: scaler and unit stay outs
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 from typing import cast
 
@@ -23,12 +22,14 @@ from atlas_pipeline.whole_file import whole_file
 WINDOWS, EMBEDDING, VALUES = "windows", "embedding", "values"
 # Float32 sums in another order; outputs are of size one.
 TOLERANCE = 1e-3
+# Mean over windows and outputs; eight bits are two digits, and a few roundings add up.
+INT8_TOLERANCE = 0.05
 # Batches of other sizes than the traced one show whether the batch was frozen into the graph.
 _BATCHES = (1, 5)
 
 
 class ExportError(RuntimeError):
-    """An exported network does not say what the trained one says."""
+    """An exported network does not say what the trained one says, or an int8 one not nearly."""
 
 
 class _Said(nn.Module):
@@ -105,7 +106,7 @@ def _require_same(said: nn.Module, content: bytes, seq_length: int, features: in
         for name, ours, theirs in zip(
             (EMBEDDING, VALUES), expected, session.run(None, {WINDOWS: windows.numpy()}), strict=True
         ):
-            off = _difference(ours.numpy(), theirs)
+            off = _differences(ours.numpy(), theirs).max(initial=0.0)
             if off > TOLERANCE:
                 raise ExportError(
                     f"the exported network's {name} is {off:.2g} from torch's on {batch} windows, "
@@ -113,18 +114,18 @@ def _require_same(said: nn.Module, content: bytes, seq_length: int, features: in
                 )
 
 
-def _difference(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> float:
-    """Largest difference as a share of one and the size; infinite where shapes or what is not finite differ."""
+def _differences(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Differences as shares of one and the size, [n]; one infinity where shapes or what is not finite differ."""
     if ours.shape != theirs.shape:
-        return math.inf
+        return np.array([np.inf], np.float32)
     finite = np.isfinite(ours)
     # An infinity is a value too: of a normal density's degrees of freedom.
     if not np.array_equal(ours[~finite], theirs[~finite], equal_nan=True) or not np.isfinite(theirs[finite]).all():
-        return math.inf
-    return float((np.abs(ours[finite] - theirs[finite]) / (1 + np.abs(ours[finite]))).max(initial=0.0))
+        return np.array([np.inf], np.float32)
+    return np.abs(ours[finite] - theirs[finite]) / (1 + np.abs(ours[finite]))
 
 
-def quantize_int8(source: Path, target: Path) -> None:
+def quantize_int8(source: Path, target: Path, windows: NDArray[np.float32]) -> None:
     """Write the file again with int8 weights of its matrix products; activations are quantized as they come.
 
     Dynamic quantization by ONNX Runtime, a scale for each output channel: no calibration data, and a third of the
@@ -137,11 +138,26 @@ def quantize_int8(source: Path, target: Path) -> None:
         What ``export_onnx`` wrote.
     target
         Appears whole or not at all.
+    windows
+        Such as it will be asked of, scaled, float32 [n, seq_length, features]: both files are run on them.
+
+    Raises
+    ------
+    ExportError
+        Where on these windows the values are further than ``INT8_TOLERANCE`` of their size from the source's, in the
+        mean, or not finite; nothing is written.
     """
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
+    exact = run_onnx(source, windows)[1]
     with whole_file(target) as temporary:
         quantize_dynamic(source, temporary, weight_type=QuantType.QInt8, per_channel=True)
+        off = _differences(exact, run_onnx(temporary, windows)[1]).mean()
+        if not off <= INT8_TOLERANCE:
+            raise ExportError(
+                f"with int8 weights the values are {off:.2g} from {source.name}'s in the mean of {len(windows)} "
+                f"windows, {INT8_TOLERANCE} is allowed: nothing was written; serve {source.name}"
+            )
 
 
 def run_onnx(

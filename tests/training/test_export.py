@@ -10,7 +10,14 @@ import onnx
 import pytest
 import torch
 
-from atlas_pipeline.training.export import TOLERANCE, ExportError, _difference, export_onnx, quantize_int8, run_onnx
+from atlas_pipeline.training.export import (
+    TOLERANCE,
+    ExportError,
+    _differences,
+    export_onnx,
+    quantize_int8,
+    run_onnx,
+)
 from atlas_pipeline.training.fit import fit_forecaster
 from atlas_pipeline.windows.folds import Fold
 
@@ -29,8 +36,8 @@ def test_onnx_runtime_says_what_torch_says_in_float32_and_nearly_in_int8(trained
     # The bundle beside it names the same scaler.
     scaler_hash = json.loads((trained.save(tmp_path / "bundle") / "config.json").read_text())["scaler_hash"]
     export_onnx(trained, path)
-    quantize_int8(path, small)
     windows = torch.randn(7, 32, 2)
+    quantize_int8(path, small, windows.numpy())
     with torch.inference_mode():
         embedding, outputs = trained.model(windows)
         values = trained.model.head.values(outputs)
@@ -97,6 +104,20 @@ def test_a_network_that_is_exported_wrongly_is_not_written(trained, tmp_path, mo
     assert not (tmp_path / "model.onnx").exists()
 
 
+@pytest.mark.parametrize("trained", [True], indirect=True)
+def test_int8_weights_that_lose_too_much_are_not_written(trained, tmp_path):
+    # An input that no weight reads takes all eight bits of the one that is read.
+    windows = torch.randn(7, 32, 2)
+    windows[..., 1] = 1e4
+    with torch.no_grad():
+        trained.model.backbone.embedding.projection.weight[:, 1::2] = 0.0
+        trained.model.head.projection.weight.mul_(100.0)
+    export_onnx(trained, tmp_path / "model.onnx")
+    with pytest.raises(ExportError, match=r"from model.onnx's in the mean of 7 windows, 0.05 is allowed: nothing was"):
+        quantize_int8(tmp_path / "model.onnx", tmp_path / "int8.onnx", windows.numpy())
+    assert not (tmp_path / "int8.onnx").exists()
+
+
 @pytest.mark.parametrize(
     ("theirs", "same"),
     [
@@ -109,5 +130,5 @@ def test_a_network_that_is_exported_wrongly_is_not_written(trained, tmp_path, mo
     ],
 )
 def test_infinities_and_shapes_are_compared_too(theirs, same):
-    off = _difference(np.array([[1.0, np.inf]], np.float32), np.array(theirs, np.float32))
-    assert (off <= TOLERANCE) is same
+    off = _differences(np.array([[1.0, np.inf]], np.float32), np.array(theirs, np.float32))
+    assert bool(off.max() <= TOLERANCE) is same
