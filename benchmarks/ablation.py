@@ -27,12 +27,13 @@ from benchmarks.density import Array, densities_of_seeds, experiment, judged_end
 from benchmarks.density_data import INDICES, bundled_panel
 
 YEARS = range(2005, 2015)
-PATCHES = {"backbone": "patchtst", "seq_length": 4}
+NO_UNITS = {"input_units": 0, "input_dropout": 0.0}
+PATCHES = {"backbone": "patchtst", "seq_length": 4, **NO_UNITS}
 FACTORS: dict[str, list[dict[str, Any]]] = {
     "backbone": [
         PATCHES,
-        {"backbone": "mamba", "seq_length": 4},
-        {"backbone": "recursive", "seq_length": 4, "latent_steps": 2, "supervision_steps": 2},
+        {**PATCHES, "backbone": "mamba"},
+        {**PATCHES, "backbone": "recursive", "latent_steps": 2, "supervision_steps": 2},
     ],
     "head": [{"head": "student_t"}, {"head": "gaussian"}],
     "features": [
@@ -53,6 +54,9 @@ FACTORS: dict[str, list[dict[str, Any]]] = {
     ],
     "network": [
         {"members": 8},
+        NO_UNITS,
+        {"input_units": 8},
+        {"input_units": 32},
         {"d_model": 16, "ff_dim": 32},
         {"d_model": 64, "ff_dim": 128},
         {"n_layers": 1},
@@ -64,6 +68,7 @@ FACTORS: dict[str, list[dict[str, Any]]] = {
     ],
     "regularisation": [
         {"dropout": 0.0},
+        {"input_dropout": 0.0},
         {"stochastic_depth": 0.2},
         {"mixup_alpha": 0.2},
         {"weight_decay": 0.0},

@@ -123,7 +123,15 @@ class Config(
             require(getattr(self, name) >= 1, name, "use 1 or more")
         for name in ("volatility_decay", "validation_fraction", "gamma", "gae_lambda", "sharpe_eta", "gate_confidence"):
             require(0 < getattr(self, name) < 1, name, "use a number between 0 and 1")
-        for name in ("dropout", "stochastic_depth", "lora_dropout", "commission", "slippage", "ema_decay"):
+        for name in (
+            "dropout",
+            "input_dropout",
+            "stochastic_depth",
+            "lora_dropout",
+            "commission",
+            "slippage",
+            "ema_decay",
+        ):
             require(0 <= getattr(self, name) < 1, name, "use a number from 0 up to, not including, 1")
         require(0 <= self.warmup_fraction < 1, "warmup_fraction", "use a number from 0 up to, not including, 1")
         require(
@@ -132,8 +140,13 @@ class Config(
             f"schedule={self.schedule!r} has no restarts: leave it at 1, or use cosine",
         )
         require(self.eval_interval is None or self.eval_interval >= 1, "eval_interval", "use 1 or more steps, or None")
-        for name in ("mixup_alpha", "cutmix_alpha", "max_skipped_steps"):
+        for name in ("mixup_alpha", "cutmix_alpha", "max_skipped_steps", "input_units"):
             require(getattr(self, name) >= 0, name, "use 0 or more")
+        require(
+            self.input_dropout == 0 or self.input_units > 0,
+            "input_dropout",
+            "it drops the units of an input, and there are none: leave it at 0, or set input_units",
+        )
         require(
             self.members == 1 or self.backbone != "recursive",
             "members",

@@ -71,7 +71,8 @@ class ModelSettings:
     ``members`` such networks are learned side by side and averaged (``models.ensemble``).
     ``stochastic_depth`` is the probability of dropping the last layer in training; it rises linearly to it.
     ``state_size`` is the states a channel of Mamba has. The recursive backbone makes ``latent_steps`` in each of
-    ``supervision_steps``.
+    ``supervision_steps``. The residual network reads ``input_units`` bounded units of each input beside it, and drops
+    all those of an input at once with probability ``input_dropout``.
     """
 
     backbone: BackboneKind = "patchtst"
@@ -94,6 +95,8 @@ class ModelSettings:
     state_size: int = 16
     latent_steps: int = 4
     supervision_steps: int = 8
+    input_units: int = 0
+    input_dropout: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -243,6 +246,8 @@ READ_BY: dict[str, tuple[str, ...]] = {
     "positions": ("patchtst", "recursive"),
     "norm_placement": ("patchtst", "recursive"),
     "state_size": ("mamba",),
+    "input_units": ("residual_mlp",),
+    "input_dropout": ("residual_mlp",),
     "latent_steps": ("recursive",),
     "supervision_steps": ("recursive",),
     "iteration_weights": ("recursive",),

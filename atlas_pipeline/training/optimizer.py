@@ -8,8 +8,9 @@ from torch import nn
 from atlas_pipeline.config import Config
 
 # Last names of parameters that have a scale of their own whatever their shape: learned positions, the logarithms of
-# Mamba's decay rates (Gu and Dao, 2023, do not decay them), and the weights of PatchTST's channels.
-UNDECAYED = ("positions", "log_rate", "channel_weights")
+# Mamba's decay rates (Gu and Dao, 2023, do not decay them), the weights of PatchTST's channels, and biases, which are
+# matrices where each input has units of its own.
+UNDECAYED = ("positions", "log_rate", "channel_weights", "bias")
 
 
 def is_decayed(name: str, parameter: nn.Parameter) -> bool:

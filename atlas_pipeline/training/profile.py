@@ -34,7 +34,11 @@ REPETITIONS = 9
 
 def part_of(name: str, module: nn.Module) -> str | None:
     """Which part of the table a module's own time belongs to; None where its parent's."""
-    if isinstance(module, PatchEmbedding) or name == "backbone.projection":
+    if isinstance(module, PatchEmbedding) or name in (
+        "backbone.projection",
+        "backbone.units",
+        "backbone.unit_projection",
+    ):
         return "embedding"
     if isinstance(module, Attention):
         return "attention"

@@ -43,6 +43,7 @@ VARIANTS = {
     "residual_mlp-batch-depth": {"backbone": "residual_mlp", "norm": "batch", "stochastic_depth": 0.3},
     "residual_mlp-rms": {"backbone": "residual_mlp", "norm": "rms"},
     "residual_mlp-one-bar": {"backbone": "residual_mlp", "seq_length": 1},
+    "residual_mlp-units": {"backbone": "residual_mlp", "input_units": 4, "input_dropout": 0.2},
     "residual_mlp-members": {"backbone": "residual_mlp", "members": 3},
     "patchtst-members": {"members": 2},
     "recursive": SMALL_RECURSION,

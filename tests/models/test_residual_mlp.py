@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from atlas_pipeline.config import Config
-from atlas_pipeline.models.residual_mlp import ResidualMLP, summary_lengths, window_summaries
+from atlas_pipeline.models.residual_mlp import InputUnits, ResidualMLP, summary_lengths, window_summaries
 
 
 def test_lengths_shorter_than_the_window_and_the_window():
@@ -57,6 +57,38 @@ def test_without_its_blocks_the_network_is_linear_in_the_summaries():
     for block in model.blocks:
         torch.nn.init.zeros_(block.contraction.weight)
     torch.testing.assert_close(model(one + other), model(one) + model(other))
+
+
+def test_with_input_units_and_without_its_blocks_the_network_is_additive():
+    torch.manual_seed(0)
+    config = Config(backbone="residual_mlp", feature_size=3, seq_length=1, d_model=16, n_layers=1, input_units=5)
+    model = ResidualMLP(config)
+    one, other = torch.randn(2, 5, 1, 3)
+
+    def interaction():
+        mixed, swapped = one.clone(), other.clone()
+        mixed[..., 0], swapped[..., 0] = other[..., 0], one[..., 0]
+        return model(one) + model(other) - model(mixed) - model(swapped)
+
+    assert interaction().abs().max() > 1e-3
+    torch.nn.init.zeros_(model.blocks[0].contraction.weight)
+    assert interaction().abs().max() < 1e-5
+    # Not linear in any input, and without the linear path bounded.
+    assert not torch.allclose(model(2 * one) - model(one), model(one) - model(0 * one), atol=1e-3)
+    torch.nn.init.zeros_(model.projection.weight)
+    torch.testing.assert_close(model(1e6 * one), model(1e7 * one))
+
+
+def test_all_units_of_an_input_are_dropped_at_once():
+    torch.manual_seed(0)
+    units = InputUnits(inputs=40, units=6, dropout=0.25)
+    x = torch.randn(50, 40)
+    said = units.eval()(x).view(50, 40, 6)
+    torch.testing.assert_close(said, torch.tanh(x[:, :, None] * units.weight + units.bias))
+    kept = (units.train()(x).view(50, 40, 6) / said * 0.75).round()
+    assert set(kept.unique().tolist()) == {0.0, 1.0} and (kept == kept[..., :1]).all()
+    # A share of 2,000, with a standard error of 0.01.
+    assert kept.mean().item() == pytest.approx(0.75, abs=0.04)
 
 
 def test_parameters_and_initialisation():
