@@ -27,8 +27,7 @@ from benchmarks.density import Array, densities_of_seeds, experiment, judged_end
 from benchmarks.density_data import INDICES, bundled_panel
 
 YEARS = range(2005, 2015)
-NO_UNITS = {"input_units": 0, "input_dropout": 0.0}
-PATCHES = {"backbone": "patchtst", "seq_length": 4, **NO_UNITS}
+PATCHES = {"backbone": "patchtst", "seq_length": 4}
 FACTORS: dict[str, list[dict[str, Any]]] = {
     "backbone": [
         PATCHES,
@@ -54,7 +53,7 @@ FACTORS: dict[str, list[dict[str, Any]]] = {
     ],
     "network": [
         {"members": 8},
-        NO_UNITS,
+        {"input_units": 0, "input_dropout": 0.0},
         {"input_units": 8},
         {"input_units": 32},
         {"d_model": 16, "ff_dim": 32},

@@ -74,7 +74,7 @@ class Judged:
 
 def experiment(name: str, **changes: object) -> Config:
     """Load an experiment that is fitted up to the judged years, without policy years between."""
-    settings = {**experiment_settings(name), "policy_years": 0, **changes}
+    settings = experiment_settings(name, **{"policy_years": 0, **changes})
     return Config(**{**settings, "feature_size": len(set_columns(settings.get("features", Config.features)))})
 
 

@@ -1,19 +1,23 @@
 """The configuration: the documents' defaults, hashes by section, refusals that name the field."""
 
 import dataclasses
+from typing import get_args
 
 import pytest
 
 from atlas_pipeline.config import (
     CHOICES,
     CONFIGS,
+    READ_BY,
     AdaptationSettings,
+    BackboneKind,
     Config,
     DataSettings,
     ModelSettings,
     PPOSettings,
     TrainingSettings,
     experiment_settings,
+    experiments,
     hardware_preset,
     hardware_presets,
     load_config,
@@ -108,7 +112,7 @@ def test_execution_is_not_part_of_what_is_learned() -> None:
         ({"mixup_alpha": -1.0}, "mixup_alpha=-1.0"),
         ({"cutmix_alpha": -1.0}, "cutmix_alpha=-1.0"),
         ({"members": 0}, "members=0"),
-        ({"members": 2, "backbone": "recursive"}, "members=2: .* leave it at 1"),
+        ({"members": 2, "backbone": "recursive"}, "members=2: backbone='recursive' does not read it: leave it at 1"),
         ({"recency_half_life": 0.0}, "recency_half_life=0.0: use a number of years"),
         ({"target_symbols": ("A", "A"), "target_weight": 2.0}, "target_symbols=.* each once"),
         ({"target_symbols": "SPY", "target_weight": 2.0}, "target_symbols='SPY': give a list"),
@@ -155,6 +159,20 @@ def test_an_experiment_s_settings_are_those_that_are_stated() -> None:
     stated = experiment_settings("daily_indices", max_epochs=3)
     assert stated["max_epochs"] == 3 and "weight_decay" not in stated
     assert Config(**stated) == load_config("daily_indices", max_epochs=3)
+
+
+@pytest.mark.parametrize("backbone", get_args(BackboneKind))
+@pytest.mark.parametrize("name", experiments())
+def test_another_backbone_leaves_out_what_it_does_not_read(name: str, backbone: str) -> None:
+    own = load_config(name).backbone
+    stated = experiment_settings(name, backbone=backbone)
+    assert stated["backbone"] == backbone and Config(**stated).backbone == backbone
+    left_out = experiment_settings(name).keys() - stated.keys() - {"backbone"}
+    assert (not left_out) if own == backbone else all(backbone not in READ_BY[each] for each in left_out)
+    if own != backbone:
+        # What is asked for is not left out.
+        with pytest.raises(ValueError, match="does not read it"):
+            load_config(name, backbone=backbone, **{"state_size" if backbone != "mamba" else "latent_steps": 3})
 
 
 def test_unknown_setting_is_refused() -> None:

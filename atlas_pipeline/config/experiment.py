@@ -148,11 +148,6 @@ class Config(
             "it drops the units of an input, and there are none: leave it at 0, or set input_units",
         )
         require(
-            self.members == 1 or self.backbone != "recursive",
-            "members",
-            "backbone='recursive' has losses of its own on its steps: leave it at 1, or use another backbone",
-        )
-        require(
             self.recency_half_life is None or self.recency_half_life > 0,
             "recency_half_life",
             "use a number of years above 0, or None",

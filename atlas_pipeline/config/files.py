@@ -10,6 +10,7 @@ import yaml
 
 from atlas_pipeline.config.experiment import Config
 from atlas_pipeline.config.hardware import Hardware
+from atlas_pipeline.config.sections import READ_BY, READ_BY_HEAD
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
@@ -27,7 +28,8 @@ def _read(path: Path) -> dict[str, Any]:
 def experiment_settings(name: str | Path, **overrides: Any) -> dict[str, Any]:
     """What the experiment or use preset of this name in ``configs/`` (or at this path) states, and the overrides.
 
-    What neither states is not in it: it has its default in ``Config``.
+    What neither states is not in it: it has its default in ``Config``. Where the overrides name a backbone or head,
+    what the file states for its own and theirs does not read is left out.
 
     Raises
     ------
@@ -37,7 +39,12 @@ def experiment_settings(name: str | Path, **overrides: Any) -> dict[str, Any]:
         Where a setting is unknown.
     """
     path = Path(name) if str(name).endswith(".yaml") else CONFIGS / "experiments" / f"{name}.yaml"
-    settings = {**_read(path), **overrides}
+    stated = _read(path)
+    for kind, table in (("backbone", READ_BY), ("head", READ_BY_HEAD)):
+        if kind in overrides:
+            chosen = overrides[kind]
+            stated = {name: value for name, value in stated.items() if chosen in table.get(name, (chosen,))}
+    settings = {**stated, **overrides}
     unknown = sorted(settings.keys() - {f.name for f in dataclasses.fields(Config)})
     if unknown:
         raise ValueError(f"{path}: unknown settings {unknown}; see atlas_pipeline.config.Config for the known ones")

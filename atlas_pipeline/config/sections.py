@@ -246,6 +246,8 @@ READ_BY: dict[str, tuple[str, ...]] = {
     "positions": ("patchtst", "recursive"),
     "norm_placement": ("patchtst", "recursive"),
     "state_size": ("mamba",),
+    # The steps of a recursion have losses of their own.
+    "members": ("patchtst", "mamba", "residual_mlp"),
     "input_units": ("residual_mlp",),
     "input_dropout": ("residual_mlp",),
     "latent_steps": ("recursive",),
