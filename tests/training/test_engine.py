@@ -37,6 +37,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "cycles": {"cycles": 2, "eval_interval": 5},
     "mixtures": {"mixup_alpha": 0.4, "cutmix_alpha": 1.0, "sampling": "stratified"},
     "ensemble": {"members": 2, "recency_half_life": 2.0},
+    "units": {"backbone": "residual_mlp", "members": 2, "input_units": 4, "input_dropout": 0.3},
     "statistics": {"norm": "batch", "schedule": "constant", "eval_interval": 7},
 }
 
@@ -314,6 +315,7 @@ def test_a_trace_of_a_few_steps_is_chrome_s(make_panel, small, hardware, tmp_pat
         ({"channels": "independent"}, {"positions", "channel_weights", "bias", "weight"}),
         ({"norm": "batch"}, {"positions", "bias", "weight"}),
         ({"backbone": "mamba"}, {"log_rate", "skip", "bias", "weight"}),
+        ({"backbone": "residual_mlp", "input_units": 3}, {"bias", "weight"}),
     ],
 )
 def test_matrices_decay_and_what_has_a_scale_of_its_own_does_not(small, changes, undecayed):

@@ -59,7 +59,7 @@ def test_onnx_runtime_says_what_torch_says_in_float32_and_nearly_in_int8(trained
 @pytest.mark.parametrize(
     "settings",
     [
-        {"backbone": "residual_mlp", "members": 3, "head": "quantiles"},
+        {"backbone": "residual_mlp", "input_units": 4, "members": 3, "head": "quantiles"},
         {"backbone": "mamba", "head": "gaussian"},
         {"backbone": "recursive", "latent_steps": 1, "supervision_steps": 2, "head": "direction"},
         {"channels": "independent", "positions": "rotary", "norm": "batch", "head": "threshold_2pct"},
