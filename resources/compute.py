@@ -45,7 +45,9 @@ class Compute(dg.ConfigurableResource):
         default=None,
         description="TF32 on a GPU: float32 products with factors rounded to ten bits, several times faster.",
     )
-    threads: int | None = Field(default=None, description="CPU threads; 0 leaves the choice to torch.")
+    threads: int | None = Field(
+        default=None, description="CPU threads; 0 leaves the choice to torch, one for a small network."
+    )
     data: str | None = Field(
         default=None, description="Where a fit's rows stand: `device`, `host`, or `auto` for the device where they fit."
     )

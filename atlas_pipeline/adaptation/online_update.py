@@ -109,7 +109,7 @@ def update_adapter(
     env_step = int(steps.env_step.max())
     generator = np.random.default_rng([seed, env_step])
     buffer = new_replay(config) if replay is None else PrioritizedReplayBuffer.from_state_dict(replay.state_dict())
-    with settings(hardware) as compute, torch.random.fork_rng(devices=[]):
+    with settings(hardware, live.forecaster.config) as compute, torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(generator.integers(2**63)))
         learner = _learner(steps, panel, live, config, hardware, compute, int(generator.integers(2**31)))
         _admit(buffer, learner)

@@ -18,10 +18,10 @@ class Hardware:
     ``compile`` is the mode of ``torch.compile``. ``batch_size`` is the physical batch on the device (``"auto"``
     measures it). ``deterministic`` keeps to reproducible kernels, ``benchmark`` lets cuDNN time its kernels and take
     the fastest, ``tf32`` lets a GPU round the factors of float32 products to ten bits. ``threads=0`` leaves torch's
-    choice. ``data`` says where a fit's rows stand (``"auto"``: on the device where they fit); on the host, ``workers``
-    threads gather windows ahead, 0 gathers them as they are asked for. ``log_interval`` and ``save_interval`` count
-    optimizer steps; None reports the steps once an epoch and leaves checkpoints to the clock. ``anomaly`` names the
-    operation that first gave NaN in a backward pass, and is slow.
+    choice, or is one for a small network (``training.hardware``). ``data`` says where a fit's rows stand (``"auto"``:
+    on the device where they fit); on the host, ``workers`` threads gather windows ahead, 0 gathers them as they are
+    asked for. ``log_interval`` and ``save_interval`` count optimizer steps; None reports the steps once an epoch and
+    leaves checkpoints to the clock. ``anomaly`` names the operation that first gave NaN in a backward pass, slowly.
     """
 
     device: Device = "auto"

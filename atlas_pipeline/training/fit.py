@@ -113,7 +113,7 @@ def fit_forecaster(
     key = hashlib.sha256(f"{fold.year} {learned} {panel.sha256()}".encode()).hexdigest()[:16]
     checkpoint = checkpoint_dir / f"forecaster-{fold.year}-{key}.safetensors"
 
-    with settings(hardware) as compute, torch.random.fork_rng():
+    with settings(hardware, config) as compute, torch.random.fork_rng():
         torch.manual_seed(config.seed)
         model = Forecaster(config).to(compute.device)
         model.backbone.gradient_checkpointing = compute.gradient_checkpointing

@@ -86,7 +86,7 @@ def forecast(panel: Panel, trained: TrainedForecaster, ends: NDArray[np.int64], 
     quantities = trained.model.head.quantities
     values = np.empty((len(ends), len(config.horizons), len(quantities)))
     batch = 64 if hardware.batch_size == "auto" else hardware.batch_size
-    with settings(hardware) as compute, torch.inference_mode():
+    with settings(hardware, config) as compute, torch.inference_mode():
         model = trained.model.to(compute.device).eval()
         windows = ScaledWindows(panel, ends, trained.scaler, trained.fold, config.seq_length, compute.device)
         for begin in range(0, len(ends), batch):

@@ -12,8 +12,10 @@ from dataclasses import dataclass
 
 import torch
 
-from atlas_pipeline.config import CompileMode, Hardware
+from atlas_pipeline.config import CompileMode, Config, Hardware
 
+SINGLE_THREAD_BELOW = 1_500_000
+"""Multiplications a window: of batches of 64, a tenth of a gigaflop a pass, and far less a step."""
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _CUBLAS = "CUBLAS_WORKSPACE_CONFIG"
 
@@ -67,9 +69,35 @@ def resolve(hardware: Hardware) -> Compute:
     )
 
 
+def window_multiplications(config: Config) -> int:
+    """Multiplications of the layers' matrices in one forward pass of a window, as of a transformer's layer."""
+    tokens = 1 if config.backbone == "residual_mlp" else -(-config.seq_length // config.stride)
+    if config.channels == "independent":
+        tokens *= config.feature_size
+    steps = config.latent_steps * config.supervision_steps if config.backbone == "recursive" else 1
+    layer = 4 * config.d_model**2 + 2 * config.d_model * config.ff_dim
+    return config.members * config.n_layers * steps * layer * tokens
+
+
 @contextlib.contextmanager
-def settings(hardware: Hardware) -> Iterator[Compute]:
-    """Resolve ``hardware`` and hold its process-wide settings inside only."""
+def settings(hardware: Hardware, config: Config | None = None) -> Iterator[Compute]:
+    """Resolve ``hardware`` and hold its process-wide settings inside only.
+
+    Where it leaves the threads to torch, a network of fewer than ``SINGLE_THREAD_BELOW`` multiplications a window gets
+    one: it ends no sooner with more, and beside other work these wait for one another at each of its many small steps.
+
+    Parameters
+    ----------
+    hardware
+        What is asked for.
+    config
+        Of the network that is run inside, where it is one.
+
+    Raises
+    ------
+    ValueError
+        As ``resolve``.
+    """
     compute = resolve(hardware)
     threads = torch.get_num_threads()
     deterministic = torch.are_deterministic_algorithms_enabled()
@@ -80,6 +108,8 @@ def settings(hardware: Hardware) -> Iterator[Compute]:
     matrix, convolution = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     if hardware.threads:
         torch.set_num_threads(hardware.threads)
+    elif config is not None and window_multiplications(config) < SINGLE_THREAD_BELOW:
+        torch.set_num_threads(1)
     if compute.deterministic:
         # cuBLAS is reproducible only with a fixed workspace (NVIDIA cuBLAS manual, sec. 2.1.4).
         os.environ.setdefault(_CUBLAS, ":4096:8")

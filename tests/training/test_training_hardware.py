@@ -4,10 +4,12 @@ import os
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
-from atlas_pipeline.config import Hardware, hardware_preset, hardware_presets, load_config
+from atlas_pipeline.config import Config, Hardware, hardware_preset, hardware_presets, load_config
 from atlas_pipeline.features.model_inputs import set_columns
-from atlas_pipeline.training.hardware import resolve, settings
+from atlas_pipeline.models.forecaster import Forecaster
+from atlas_pipeline.training.hardware import resolve, settings, window_multiplications
 
 
 def process_wide() -> tuple[object, ...]:
@@ -64,6 +66,38 @@ def test_threads_and_determinism_hold_inside_only():
         assert compute.dtype == torch.float32
     assert torch.get_num_threads() == threads
     assert not torch.are_deterministic_algorithms_enabled()
+
+
+@pytest.fixture
+def two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("two_threads")
+@pytest.mark.parametrize(
+    ("asked", "config", "threads"),
+    [(0, load_config("daily_indices"), 1), (0, Config(), 2), (0, None, 2), (2, load_config("daily_indices"), 2)],
+)
+def test_a_small_network_gets_one_thread_unless_more_are_asked_for(asked, config, threads):
+    with settings(Hardware(device="cpu", threads=asked), config):
+        assert torch.get_num_threads() == threads
+    assert torch.get_num_threads() == 2
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"channels": "independent", "seq_length": 64}, {"members": 3}],
+    ids=["default", "channels", "members"],
+)
+def test_multiplications_are_nearly_those_that_torch_counts(changes):
+    config = Config(**changes)
+    with torch.inference_mode(), FlopCounterMode(display=False) as counted:
+        Forecaster(config).eval()(torch.zeros(1, config.seq_length, config.feature_size))
+    # Two operations each; attention's and the head's are left out.
+    assert window_multiplications(config) == pytest.approx(counted.get_total_flops() / 2, rel=0.05)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the device asked for is here")
