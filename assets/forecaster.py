@@ -98,7 +98,7 @@ def forecaster(
         metadata={
             f"validation {LOSS_LABELS[metrics['loss']]}": metrics[f"val/{metrics['loss']}"],
             **calibration,
-            "backbone": learned.backbone,
+            "backbone": learned.backbone + (f", {learned.members} averaged" if learned.members > 1 else ""),
             "head": learned.head,
             "horizons (bars)": ", ".join(map(str, learned.horizons)),
             "features": f"{learned.features}: {', '.join(trained.scaler.features)}",

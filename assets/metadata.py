@@ -73,6 +73,8 @@ def _cell(value: object, digits: int) -> str:
 def shares(outside: Mapping[str, float]) -> dg.MarkdownMetadataValue:
     """Share of the bars at which an input is beyond what the scaler saw in training; all inputs that ever are."""
     beyond = [{"input": name, "share of bars": share} for name, share in outside.items() if share > 0]
+    if not beyond:
+        return dg.MetadataValue.md("none")
     return frame(pd.DataFrame(beyond, columns=["input", "share of bars"]).sort_values("share of bars", ascending=False))
 
 
