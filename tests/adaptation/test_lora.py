@@ -82,7 +82,8 @@ def test_every_backbone_takes_an_adapter(name, members):
     backbone = make_backbone(config).eval()
     x = windows()
     network = attach(backbone, config, EMPTY, 0).eval()
-    assert torch.equal(network(x), backbone(x))
+    # Nothing is added, but on some processors the next product is then summed in another order.
+    torch.testing.assert_close(network(x), backbone(x), rtol=0, atol=1e-6)
     with torch.no_grad():
         for parameter in network.parameters():
             if parameter.requires_grad:
