@@ -35,7 +35,7 @@ from benchmarks.density_data import bundled_panel
 
 THREADS = 2
 YEAR = 2014
-CALLS = 300
+ROUNDS, CALLS, WARM_CALLS = 6, 50, 10
 
 
 def fitted(config: Config, folder: Path) -> tuple[TrainedForecaster, Panel]:
@@ -46,13 +46,19 @@ def fitted(config: Config, folder: Path) -> tuple[TrainedForecaster, Panel]:
 
 
 def latencies(functions: dict[str, Callable[[], object]]) -> dict[str, tuple[float, float]]:
-    """Milliseconds of a call, median and 99th percentile, the functions in turn."""
+    """Milliseconds of a call, median and 99th percentile.
+
+    The functions take turns of many calls each: ONNX Runtime's threads spin for a while after a call, on the cores of
+    whoever is called next.
+    """
     timings: dict[str, list[float]] = {name: [] for name in functions}
-    for round_ in range(CALLS + 20):
+    for _ in range(ROUNDS):
         for name, function in functions.items():
-            started = time.perf_counter()
-            function()
-            if round_ >= 20:
+            for _ in range(WARM_CALLS):
+                function()
+            for _ in range(CALLS):
+                started = time.perf_counter()
+                function()
                 timings[name].append(1e3 * (time.perf_counter() - started))
     return {name: (statistics.median(own), float(np.quantile(own, 0.99))) for name, own in timings.items()}
 
