@@ -88,5 +88,5 @@ def test_the_server_runs_as_a_process_and_shows_its_log():
             with urllib.request.urlopen(f"{endpoint}/requests") as log:
                 paths = [request["path"] for request in json.load(log)]
         finally:
-            process.terminate()
+            process.kill()
     assert sorted(paths)[2:] == ["/v8/finance/chart/S0000", "/v8/finance/chart/S0001"]
