@@ -7,6 +7,7 @@ whole fit costs is in ``benchmarks.training``; a trace of single operations is `
 from __future__ import annotations
 
 import argparse
+import re
 import statistics
 import time
 from collections import defaultdict
@@ -30,15 +31,13 @@ if TYPE_CHECKING:
 PARTS = ("embedding", "attention", "state space", "feed-forward", "normalisation", "head", "other")
 MEGABYTE = 1e6
 REPETITIONS = 9
+# Of the residual network, alone or a member of an ensemble.
+_RESIDUAL_EMBEDDING = re.compile(r"backbone(\.members\.\d+)?\.(projection|units|unit_projection)")
 
 
 def part_of(name: str, module: nn.Module) -> str | None:
     """Which part of the table a module's own time belongs to; None where its parent's."""
-    if isinstance(module, PatchEmbedding) or name in (
-        "backbone.projection",
-        "backbone.units",
-        "backbone.unit_projection",
-    ):
+    if isinstance(module, PatchEmbedding) or _RESIDUAL_EMBEDDING.fullmatch(name):
         return "embedding"
     if isinstance(module, Attention):
         return "attention"

@@ -12,6 +12,7 @@ from torch.nn import functional
 from atlas_pipeline.config import BackboneKind
 from atlas_pipeline.models.forecaster import Forecaster
 from atlas_pipeline.models.patchtst import Attention
+from atlas_pipeline.models.residual_mlp import InputUnits
 from atlas_pipeline.training.profile import forward_profile, memory_breakdown
 
 
@@ -30,6 +31,22 @@ def test_the_parts_add_up_and_none_is_negative(small, backbone):
     main = {"patchtst": "attention", "mamba": "state space", "residual_mlp": "feed-forward", "recursive": "attention"}
     assert {"embedding", "normalisation", "head", "other", main[backbone]} <= set(table["part"])
     assert not any(module._forward_hooks for module in model.modules())
+
+
+@pytest.mark.parametrize("members", [1, 2])
+def test_input_units_are_embedding_in_an_ensemble_too(small, monkeypatch, members):
+    model = Forecaster(small(backbone="residual_mlp", input_units=3, members=members))
+    forward = InputUnits.forward
+
+    def slow(self, x):
+        until = time.perf_counter() + 0.01
+        while time.perf_counter() < until:
+            pass
+        return forward(self, x)
+
+    monkeypatch.setattr(InputUnits, "forward", slow)
+    table = forward_profile(model, torch.randn(4, 32, 2), repetitions=3).set_index("part")
+    assert table.loc["embedding", "milliseconds"] >= 10 * members and table.loc["embedding", "share"] > 0.8
 
 
 def test_a_slow_part_shows(small, monkeypatch):
